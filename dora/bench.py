@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dora.errors import RunFailed, UserError
 from dora.files import to_json, write_atomic
 from dora.preparing.precision import automatic
 from dora.process.command import command
@@ -57,9 +56,6 @@ def main() -> None:
     try:
         _measure(given, found)
         whole = True
-    except (UserError, RunFailed) as e:  # from a whole run
-        print(e, file=sys.stderr)
-        sys.exit(e.exit_code)
     # Measurements made before Ctrl-C or a failure may have taken an hour.
     finally:
         found["load_after"] = os.getloadavg()

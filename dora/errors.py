@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,18 +11,8 @@ T = TypeVar("T")
 # The way out of a key that is unknown and like no other, for the command line and for Python.
 ALL_KEYS = "--help and docs/settings.md list the keys"
 
-# Failures of the disk under a run; any other OSError is unforeseen. TEMPORARY ones pass: somebody
-# makes room, a server comes back. _LASTING ones stay until a setting, a right or a disk is changed.
-# EIO may come from a server too, but counts as lasting: with a broken disk a cluster would repeat
-# the job for ever.
+# Failures of the disk that pass: somebody makes room, a server comes back.
 TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
-_LASTING = {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-# Gloo and NCCL say this when another process of the group was killed or has failed.
-_PEER_ENDED = re.compile(r"Connection (closed|reset) by peer|remote process exited")
-_OUT_OF_MEMORY = re.compile(
-    r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory"
-    r"|could not create a (primitive|memory)"  # from oneDNN, on a CPU
-)
 
 
 class UserError(Exception):
@@ -105,58 +94,3 @@ class NotNow(Stopped):
 
 class PeerEnded(NotNow):
     """The end of another process of the run, which may have left its reason with the group."""
-
-
-def foreseen(
-    error: BaseException,
-    saved: int,
-    batch_size: int,
-    grad_accum: int,
-    max_length: int,
-    evaluated: int,
-    processes: int = 1,
-) -> RunFailed | NotNow | None:
-    """Translates an error of the disk, of memory or of another process into one for the user.
-
-    Returns None for any other error. `saved`: the step of the newest checkpoint, 0 for none.
-    `evaluated`: the rows of an evaluation that are computed at a time. `processes`: of this run.
-    """
-    at = f"after step {saved}" if saved else "at its start"
-    if isinstance(error, OSError) and error.errno in TEMPORARY | _LASTING:
-        where = f" at {error.filename}" if error.filename else ""
-        kind = NotNow if error.errno in TEMPORARY else RunFailed
-        return kind(
-            f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}"
-        )
-    # With the type's name, since a MemoryError often has no text.
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, RuntimeError) and _PEER_ENDED.search(text):
-        return PeerEnded(
-            "another process of this run ended before its time; "
-            f"the same command takes the run up {at}"
-        )
-    if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(text):
-        share = -(-batch_size // processes)
-        return _out_of_memory(batch_size, share, grad_accum, max_length, evaluated)
-    return None
-
-
-def _out_of_memory(
-    batch_size: int, share: int, grad_accum: int, max_length: int, evaluated: int
-) -> RunFailed:
-    """Returns the error for a full memory, with the settings that need less, gentlest first.
-
-    `share`: the rows of a batch that one process has.
-    """
-    rows = -(-share // grad_accum)  # rounded up: the largest part
-    ways = []
-    if rows > 1:
-        ways.append(f"grad_accum={2 * grad_accum} (the same steps, in parts of {-(-rows // 2)})")
-    if batch_size > 1:
-        ways.append(f"batch_size={batch_size // 2}")
-    ways.append(f"max_length={max_length // 2}")
-    more = f" ({evaluated} in an evaluation, where only a smaller max_length helps)"
-    return RunFailed(
-        f"out of memory with {rows} examples of up to {max_length} tokens at a time"
-        f"{more if evaluated > rows else ''}: try {' or '.join(ways)}"
-    )

@@ -12,6 +12,7 @@ from dora.package import __version__
 from dora.process.command import command, path
 from dora.sharing import pushing
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from dora.sharing.front_matter import is_license
 
 
@@ -70,20 +71,12 @@ def main() -> None:
     given = _parser().parse_args()
     # Inside the run's directory, where no tool looks for a run: exports are no records.
     to = given.to or given.run / "export"
+    form = Form(given.merge, given.adapter_only, given.base, given.push, given.license)
     try:
         _check(given)
-        export(
-            given.run,
-            to,
-            given.merge,
-            given.base,
-            alone=given.adapter_only,
-            repository=given.push,
-            license=given.license,
-        )
+        export(given.run, to, form)
     except UserError as e:
-        print(e.under("nothing exported:"), file=sys.stderr)
-        sys.exit(e.exit_code)
+        raise UserError(e.under("nothing exported:")) from e
     except OSError as e:
         # An OSError of a file already open has no name; a text as exit code means 1.
         sys.exit(f"nothing exported: {e.filename or to}: {e.strerror}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from dora.analysis.figures.files import svg_names, write, write_by_length
@@ -42,8 +41,7 @@ def main() -> None:
         names = write_by_length(asked.tables, folder, asked.given.width, made)
     _print(folder, names)
     if not (drawn or names):
-        print(_nothing(asked), file=sys.stderr)
-        sys.exit(UserError.exit_code)
+        raise UserError(_nothing(asked))
     asked.end()
 
 

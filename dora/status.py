@@ -66,19 +66,15 @@ def main() -> None:
     that somebody packed cannot be read.
     """
     given = _parser().parse_args()
-    try:
-        if given.verify:
-            _verify(given.results)
+    if given.verify:
+        _verify(given.results)
+    seen = gaps.scan(given.results)
+    while given.watch is not None and not _all_done(seen):
+        screen.draw(report(seen, given.results))
+        time.sleep(max(0.1, given.watch))
         seen = gaps.scan(given.results)
-        while given.watch is not None and not _all_done(seen):
-            screen.draw(report(seen, given.results))
-            time.sleep(max(0.1, given.watch))
-            seen = gaps.scan(given.results)
-        if not seen:
-            raise UserError(_no_run(given.results))
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(e.exit_code)
+    if not seen:
+        raise UserError(_no_run(given.results))
     # --json and --missing print for programs and shells: nothing but JSON or commands.
     if given.json:
         print(

@@ -68,8 +68,7 @@ def main() -> None:
     try:
         lines, held = submit(given.runs, given.to, given.score, given.best, given.fill)
     except UserError as e:
-        print(e.under("nothing written:"), file=sys.stderr)
-        sys.exit(e.exit_code)
+        raise UserError(e.under("nothing written:")) from e
     except OSError as e:
         # An OSError of a file already open has no name; a text as exit code means 1.
         sys.exit(f"nothing written: {e.filename or given.to}: {e.strerror}")

@@ -26,10 +26,10 @@ import sys
 from pathlib import Path
 
 from blocks.dynamic_rank import changes, pruned, verdict
+from blocks.searches import of_runs
 from blocks.variants import variants
 
 from dora.analysis.grouping import tables
-from dora.analysis.searches import of_runs
 from dora.analysis.tables.contents import findings
 from dora.analysis.tables.files import report
 from dora.analysis.tables.searches import table

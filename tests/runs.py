@@ -32,6 +32,7 @@ from dora.cli.composer import Composer
 from dora.configuration.config import Config, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
+from dora.errors import RunFailed, UserError
 from dora.methods.base import Method
 from dora.package import CONF
 from dora.preparing.prepare import prepare
@@ -233,6 +234,9 @@ def in_process(
                 main()
             except SystemExit as end:
                 code = int(end.code or 0)
+            except (UserError, RunFailed) as error:  # of which `command` makes the same
+                code = error.exit_code
+                print(error, file=err)
     return code, out.getvalue(), err.getvalue()
 
 

@@ -36,6 +36,7 @@ from dora.methods.released import RELEASED
 from dora.preparing.prepare import prepare
 from dora.python.train import method_of
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import FILES, arrays, only_run, refused, run, small, small_glue, small_words
 
 ROOT = Path(__file__).parents[1]
@@ -306,7 +307,7 @@ def test_the_manuals_layer_of_ones_own_stores_its_vectors_and_exports_whole_fact
     own = {name for name in kept if not name.startswith("classifier.")}
     assert own == {f"{name}.{factor}" for name in matrices for factor in ("d", "b")}
     assert all(kept[f"{name}.b"].any() for name in matrices)
-    export(trained.folder, tmp_path / "out")
+    export(trained.folder, tmp_path / "out", Form())
     logits = dev_logits(tmp_path / "out", True)
     want = arrays(trained.folder)["best/dev/logits"]
     np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)
@@ -331,7 +332,7 @@ def test_layers_may_share_a_frozen_parameter_that_the_result_holds(
     As = [t for name, t in kept.items() if name.endswith("query.A")]
     assert len(As) == 2
     assert torch.equal(*As)
-    export(trained.folder, tmp_path / "out")
+    export(trained.folder, tmp_path / "out", Form())
     want = arrays(trained.folder)["best/dev/logits"]
     np.testing.assert_allclose(dev_logits(tmp_path / "out", True), want, rtol=0, atol=1e-5)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from dora.analysis.searches import of_runs
 from dora.plain import dotted
 from dora.records import packed
 from dora.records.directories import directories
@@ -78,6 +77,7 @@ def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
 
 
 def test_the_page_says_how_many_rates_were_chosen_at_an_edge() -> None:
+    of_runs = load_script("results_page").of_runs
     studies = [
         of_runs(read_runs(RESULTS / f"study_{name}" / "search"))
         for name in ("tiny", "tiny_deberta", "minilm")

@@ -15,7 +15,6 @@ from dora.adapters.budget import Budget
 from dora.analysis.settings import in_words, settings
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.records.about_method import about_method
 from dora.records.place import place_of
 from dora.records.schema import Run
 
@@ -36,7 +35,7 @@ def named(
     one_each = {run["config"]["method"]["name"]: run for run in runs}
     options = (
         ("--tasks", tasks, {name: TASKS[name].folder for name in TASKS if name in there}),
-        ("--methods", methods, {m: about_method(one_each[m]).title for m in sorted(one_each)}),
+        ("--methods", methods, {m: one_each[m]["method"]["title"] for m in sorted(one_each)}),
     )
     wrong, found = [], []
     for option, words, titles in options:

@@ -10,6 +10,7 @@ value.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, product
@@ -89,7 +90,7 @@ def differences(table: Table) -> list[Difference]:
     found = []
     for d in _tested(table):
         other = table.compared_with(d.row)
-        of_examples = None if d.task is None else _examples_once(table, d.row, other, d.task)
+        of_examples = None if d.task is None else examples(table, d.row, other, d.task)
         found.append(replace(d, examples=of_examples))
     return found
 
@@ -165,6 +166,7 @@ def _difference(
     )
 
 
+@functools.cache  # a table's texts, CSV and figures ask for it, and it draws 1,000 resamples
 def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
     """Returns the 95 % interval of the difference over resamples of the development examples.
 
@@ -191,13 +193,6 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _examples_once(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
-    """Returns `examples`, computed once for all texts that are made of a table."""
-    if (key := (row, other, task)) not in table.examples:
-        table.examples[key] = examples(table, row, other, task)
-    return table.examples[key]
-
-
 @dataclass(frozen=True)
 class Leaders:
     """The best rows of one budget in one column, and those that the seeds cannot tell from them.
@@ -214,15 +209,16 @@ class Leaders:
 def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
     """Returns the leaders of each (budget, column).
 
-    The best row has the highest mean of those that can be tested and that no test with p < 0.05
-    shows to be lower than another; where rows have unequal seeds, a test can show this of the row
-    with the highest mean of all. Alike are the rows that no test with p < 0.05 shows to be lower
-    than the best. A row that shares fewer than two seeds with the best is not tested and not marked.
-    Tests with the baseline are those of `differences`, so that no mark contradicts a p value. The
-    tests of all other pairs at a budget are a second family for Holm: of all pairs, because the same
-    scores show which row is the best. A budget has no leaders where nothing can be tested: one row,
-    one seed, or evaluations that are not shared. Rows without a budget have none, because they
-    differ in size.
+    A row is *lower* than another if a test shows it, with p < 0.05. The best row has the highest
+    mean among the tested rows that are lower than none. With unequal seeds this need not be the row
+    with the highest mean of all. *Alike* are the tested rows that are not lower than the best. A
+    row that shares fewer than two seeds with the best is not tested, and gets no mark.
+
+    Tests with the baseline are those of `differences`, so that no mark contradicts a p value. All
+    other pairs at a budget are a second family for Holm: all of them, because the same scores show
+    which row is the best. A budget has no leaders where nothing can be tested: one row, one seed,
+    or evaluations that are not shared. Rows without a budget have none, because they differ in
+    size.
     """
     told = _told_apart(table)
     found = {}

@@ -30,8 +30,8 @@ def one_configuration(
 ) -> tuple[list[Run], str | None]:
     """Returns the runs of a cell that a table can show, and the problem where it can show none.
 
-    A table can show none of several configurations. Runs that differ in their arithmetic alone are
-    taken together if `mix`; where a seed occurs twice, the newer run counts. `scope`: this cell's
+    Several configurations are such a problem. With `mix`, runs that differ in their arithmetic
+    alone are shown together; where a seed occurs twice, the newer run counts. `scope`: this cell's
     names in a choice (`rte:dora:r8`), so that the choice in the problem leaves other cells alone.
     """
     scope = f"{scope}:" if scope else ""

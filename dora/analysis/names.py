@@ -1,4 +1,4 @@
-"""The names that papers print: of methods, models, data, and numbers of parameters.
+"""The names that papers print: of methods, models, tasks, data, and numbers of parameters.
 
 The words that commands take (`lora`, `roberta_base`, `331776`) stay in CSV files, which other
 programs read.
@@ -6,9 +6,10 @@ programs read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from dora.adapters import budget
+from dora.data.tasks import TASKS
 from dora.methods.released import RELEASED
 
 # Models of this suite whose name is not their title.
@@ -52,6 +53,11 @@ def method_title(name: str) -> str:
 def model_title(name: str) -> str:
     """Returns a model's title, or its name where none is known."""
     return _MODELS.get(name, name)
+
+
+def task_titles(tasks: Container[str]) -> str:
+    """Returns tasks as tables name them, in GLUE's order."""
+    return ", ".join(TASKS[task].folder for task in TASKS if task in tasks)
 
 
 def data_title(name: str, is_glue: bool) -> str:

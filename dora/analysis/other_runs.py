@@ -41,10 +41,11 @@ def diverged(table: Table, seen: Iterable[Seen]) -> dict[tuple[Row, str], list[i
 
 
 def search_seconds(table: Table, seen: Iterable[Seen]) -> list[float]:
-    """Returns what each run of the search of the table's settings took; `seen`: its folder's runs.
+    """Returns the seconds of each run of the search that chose the table's settings.
 
-    Runs of the table's rows, tasks and lengths count, ended or not: each has taken its time. A
-    method that was not searched at its budget has the rates of its other budgets, whose runs count.
+    `seen`: all runs of the search's folder. Those of the table's rows, tasks and lengths count,
+    whether or not they ended. For a method that was not searched at its budget, the runs at its
+    other budgets count, whose rates it has.
     """
     lengths = {run["total_steps"] for run in table.runs}
     here = [

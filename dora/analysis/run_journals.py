@@ -44,6 +44,11 @@ def rank_path(run: Run) -> list[tuple[int, dict[tuple[int, str], int]]]:
     return [(0, {place: start.get(place, 0) for place in found[0][1]}), *found, (end, found[-1][1])]
 
 
+def curve(run: Run, split: str, key: str) -> Iterator[tuple[int, float]]:
+    """Yields (step, value) of a curve of metrics.jsonl (`journals.curve`)."""
+    return undamaged(run, journals.METRICS, journals.curve(run["folder"], split, key))
+
+
 def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
     """Yields the lines of a run's journal up to the first damaged one, which `left_out` prints.
 

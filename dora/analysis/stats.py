@@ -103,8 +103,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p values corrected for their number (Holm 1979), in the order given.
 
     The smallest is multiplied by m, the next by m - 1 and so on, each at least as large as the one
-    before. NaN (no p value is known) stays NaN and counts in m: what a comparison came to must not
-    make the others easier.
+    before. NaN (no p value is known) stays NaN and counts in m: a comparison without an outcome
+    must not make the others easier.
     """
     # Written here because statsmodels, which has it too, is a dependency of the tests alone.
     tested = [i for i, p in enumerate(p_values) if not math.isnan(p)]

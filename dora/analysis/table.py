@@ -18,7 +18,7 @@ from dora.analysis.stats import Estimate, average
 from dora.analysis.view import View
 from dora.data.tasks import TASKS
 from dora.records.about_data import is_glue
-from dora.records.about_method import NO_BUDGET, about_method
+from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
 
 # WNLI's development set contradicts its training set, so the field leaves it out of averages.
@@ -49,10 +49,6 @@ class Table:
     diverged: dict[tuple[Row, str], list[int]] = field(default_factory=dict)
     not_averaged: set[str] = field(default_factory=set)
     searched_s: list[float] = field(default_factory=list)
-    # Intervals by (row, other row, task): each reads all predictions and draws resamples of them.
-    examples: dict[tuple[Row, Row, str], tuple[float, float] | None] = field(
-        default_factory=dict, repr=False
-    )
 
     def title(self, method: str) -> str:
         """Returns a method's title as papers print it, by the records of its runs.
@@ -71,7 +67,7 @@ class Table:
     def _title_of(self, method: str) -> str:
         runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))
         newest = max(runs, key=itemgetter("arithmetic"), default=None)
-        return method_title(method) if newest is None else about_method(newest).title
+        return method_title(method) if newest is None else str(newest["method"]["title"])
 
     @property
     def baseline(self) -> str:
@@ -236,6 +232,11 @@ class Table:
         return self.view.score == "last" or all(
             len(self.evaluations(task)) <= 1 for task in self.tasks
         )
+
+
+def train_seconds(run: Run, score: str) -> float:
+    """Returns the cost of a run in seconds of training, whichever of its weights are scored."""
+    return float(run["train_s"])
 
 
 def first_counted(run: Run) -> int:

@@ -20,7 +20,7 @@ KINDS = (*USUAL, "qkv", "glu")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Describes in what the encoders of one `model_type` of config.json differ from others.
+    """Describes how the encoders of one `model_type` of config.json differ from others.
 
     `prefix`: the backbone's name in Transformers' sequence classifier, with its dot.
     `layers`: the name of the list of encoder layers inside the backbone.

@@ -52,7 +52,7 @@ def problems(tokenizer: Any, folder: Path, rows: int, pad: int | None) -> list[s
     ids, special = tokenizer.get_vocab(), set(tokenizer.all_special_tokens)
     words = [token for token in ids if token not in special and not _MARK.fullmatch(token)]
     if not words:
-        # Of a folder without a vocabulary Transformers makes a tokenizer of special tokens alone.
+        # Without a vocabulary, Transformers makes a tokenizer of special tokens alone.
         return [
             f"the tokenizer in {folder} knows {len(ids)} tokens and no words: its vocabulary is "
             f"missing, or of another kind than {type(tokenizer).__name__} reads; {WAYS}"

@@ -141,7 +141,7 @@ class Asked:
         return self.given.to or self.results / name
 
     def note_searches(self) -> None:
-        """Notes in the tables what the search in the results folder took, for their costs.
+        """Notes in the tables how long the search in the results folder took, for their costs.
 
         A search that cannot be read is named, and costs these hours alone.
         """
@@ -157,7 +157,7 @@ class Asked:
             table.searched_s = search_seconds(table, seen)
 
     def refuse_overwriting(self, made: Iterable[Iterable[str]]) -> None:
-        """Exits with code 2 where the folder of --to has files of another study.
+        """Raises UserError where the folder of --to has files of another study.
 
         `made`: groups of names in that folder, each written together. The files in the results
         folder itself are rewritten, also once that folder has got another name.
@@ -175,8 +175,7 @@ class Asked:
                     "files alone: name another folder, or remove those of the other study"
                 )
         if problems:
-            print(UserError(*problems), file=sys.stderr)
-            sys.exit(UserError.exit_code)
+            raise UserError(*problems)
 
     def end(self) -> None:
         """Prints what was left out and exits with `INCOMPLETE`; returns if nothing was."""
@@ -252,8 +251,7 @@ def asked_for(
     """Parses the command line of `python -m PROG` and returns the tables that it asks for.
 
     `first`: called before the runs are read, since reading may take a while; it raises UserError
-    for a missing library. `own`: the command's own options, found in `Asked.given`. A UserError
-    becomes a message and exit code 2.
+    for a missing library. `own`: the command's own options, found in `Asked.given`.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {prog}",
@@ -264,14 +262,10 @@ def asked_for(
     )
     add_arguments(parser)
     given = parser.parse_args()
-    try:
-        if given.to and given.to.exists() and not given.to.is_dir():
-            raise UserError(f"--to {given.to} is a file: name a folder")
-        first()
-        return found_tables(given)
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(e.exit_code)
+    if given.to and given.to.exists() and not given.to.is_dir():
+        raise UserError(f"--to {given.to} is a file: name a folder")
+    first()
+    return found_tables(given)
 
 
 @contextlib.contextmanager

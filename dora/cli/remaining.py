@@ -60,10 +60,10 @@ def planned(folder: Path) -> bool:
 
 
 def line(folder: Path) -> str | None:
-    """Returns what is left of the sweep when the run in `folder` has ended.
+    """Returns a line on the work that is left of the sweep when the run in `folder` has ended.
 
-    Returns None where the run is none of a sweep, where nothing is left, and where no run that has
-    ended tells how long the others take.
+    Returns None for a run outside of a sweep, for the last one, and where no run that has ended
+    tells how long the others take.
     """
     note = _note()
     if note is None or str(folder) not in note["pending"]:

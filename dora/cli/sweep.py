@@ -233,7 +233,8 @@ def plan(
         for words, seed in groups[group]:
             if words not in bad:
                 own = first.of_seed(int(seed)) if several and seed else first
-                folder = own.candidate_folder if search else own.record_folder
+                # To diverge once is the outcome of a search's candidate.
+                folder = own.record_folder(1) if search else own.record_folder()
                 planned[words] = _sweep_run(own, folder, words, here)
     if said or problems:
         raise UserError(*said, *_with_places(problems, len(groups)))

@@ -85,9 +85,7 @@ class Tuning:
         self.candidates, self.seeds = candidates, tuple(seeds)
         self.folder = Path(compose(grid[0]).results) / "search"
         self.groups: dict[Key, OpenSearch] = {}
-        self._recorded: dict[Key, dict[str, Any]] = {}  # what the runs of each would record
-        self._starts: dict[Key, str] = {}  # the setting that says where each begins
-        self.titles: dict[str, str] = {}  # of methods, by their names
+        self._configs: dict[Key, Config] = {}  # of the first run of each
         self._round: dict[Key, list[Candidate]] = {}  # the round that `jobs` has begun
         for words, config in composed.items():
             self._add(words, config)
@@ -108,10 +106,9 @@ class Tuning:
 
         Raises UserError if runs of one search differ in a setting: its file has one rate for all.
         """
-        key, settings = config.search_key, {**config.resolved(), **_unrecorded(config)}
-        self.titles[key.method] = config.chosen.kind.title
-        group = self.groups.get(key)
-        if group is None:
+        key = config.search_key
+        first = self._configs.setdefault(key, config)
+        if first is config:
             # A run does not depend on what a search tries, and a record may not hold the key.
             kept = [word for word in words if key_of(word) != f"method.{TUNE}"]
             own = (*kept, "select=heldout", in_grammar(f"results={self.folder}", False))
@@ -124,13 +121,10 @@ class Tuning:
                 default=getattr(config.chosen.settings, name) if name else None,
                 settings=searched_with(config),
             )
-            self._recorded[key] = settings
-            # A study's own rates come before the model's.
-            of_study = key.method in config.rates.get(key.task, {})
-            where = f"rates.{key.task}" if of_study else "model.lr"
-            self._starts[key] = f"{where}.{key.method}"
             self.groups[key] = OpenSearch(own, begun, config.learning_rate(), values)
-        elif other := [k for k, value in settings.items() if value != self._recorded[key][k]]:
+            return
+        known = _settings(first)
+        if other := [k for k, value in _settings(config).items() if value != known[k]]:
             raise UserError(
                 f"{key.task} with {key.method} is to be searched with several values of "
                 f"{', '.join(other)}: a search has one rate for a model, task, method, budget, "
@@ -182,7 +176,7 @@ class Tuning:
     def _lost(self) -> Iterator[str]:
         """Yields a message for each search of the file that this one would not go on with.
 
-        Before the first round and, with what this one has tried by then, after the last.
+        It is asked before the first round, and again after the last, with the rates tried by then.
         """
         file, found = self.folder / CHOICES, self._held()
         for key in sorted(self.groups.keys() & found.keys(), key=str):
@@ -200,7 +194,8 @@ class Tuning:
             if not (kept or (tried and held <= tried)):
                 # The file does not say where it began, but from each of these all its rates go on.
                 starts = [lr for lr in sorted(held) if set(first_rates(lr)) <= held]
-                way = f"{self._starts[key]}={starts[0]:g}, or another" if starts else "another"
+                setting = _start_setting(self._configs[key])
+                way = f"{setting}={starts[0]:g}, or another" if starts else "another"
                 yield (
                     f"{of} that began at another rate than {group.start:g}, and its scores would be "
                     f"lost: give {way} results="
@@ -215,10 +210,6 @@ class Tuning:
                 )
             elif kept and tried and not held <= tried:
                 yield f"{of} at rates that this one has not tried: give the same once more"
-
-    def _earlier(self) -> dict[Key, Search]:
-        """Returns what other commands have found in this folder, for other methods or tasks."""
-        return {key: found for key, found in self._held().items() if key not in self.groups}
 
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines.
@@ -236,7 +227,9 @@ class Tuning:
     def _write(self) -> list[str]:
         """Writes the files of `write`; returns their lines."""
         own = self.searches()
-        found = in_order([*self._earlier().values(), *own])
+        # Other commands have searched for other methods or tasks in this folder.
+        others = (search for key, search in self._held().items() if key not in self.groups)
+        found = in_order([*others, *own])
         with writable(self.folder, "search folder"):
             search_file.write(self.folder / CHOICES, found)
         # A word to be typed: a shell parts it at spaces, and -m at commas.
@@ -248,8 +241,9 @@ class Tuning:
                 f"--candidates {self.candidates + 2} goes on, for every method"
             )
         lines.append(f"for the study: {word}")
+        titles = {key.method: first.chosen.kind.title for key, first in self._configs.items()}
         try:
-            drawn = score_by_rate(found, self.titles)
+            drawn = score_by_rate(found, titles)
         except ImportError:  # Matplotlib is an optional dependency
             return [*lines, "no figure: pip install matplotlib"]
         if drawn is not None:
@@ -261,12 +255,19 @@ class Tuning:
         return lines
 
 
-def _unrecorded(config: Config) -> dict[str, Any]:
-    """Returns the settings that `Config.resolved` lacks and that yet make another run."""
-    found = {key: getattr(*holder(config, key)) for key in _UNRECORDED}
+def _settings(config: Config) -> dict[str, Any]:
+    """Returns all settings that make a run another one, those of `_UNRECORDED` among them."""
+    found = config.resolved() | {key: getattr(*holder(config, key)) for key in _UNRECORDED}
     if runs := config.chosen.kind.sources:
         found[f"method.{runs}"] = getattr(config.chosen.settings, runs)
     return found
+
+
+def _start_setting(config: Config) -> str:
+    """Returns the setting that says at which rate the search of a run begins."""
+    # A study's own rates come before the model's.
+    of_study = config.method_name in config.rates.get(config.task.name, {})
+    return f"{f'rates.{config.task.name}' if of_study else 'model.lr'}.{config.method_name}"
 
 
 def _too_few(candidates: int, configs: Iterable[Config]) -> Iterator[str]:

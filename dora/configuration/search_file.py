@@ -143,7 +143,7 @@ class Search:
         return mean(self.scores[lr])
 
     def merit(self, lr: float) -> tuple[float, float]:
-        """Returns by what the best rate is the highest: (its mean score, minus its loss).
+        """Returns the key by which rates are compared, the better the higher: (mean score, −loss).
 
         Without the loss a method that learns little, whose score is 0.0 at every rate, would be
         searched in the wrong direction. The loss is left out (0.0) unless it is known for every

@@ -60,7 +60,7 @@ def fetch_hub(
     `patterns`: each must match a file. A pattern may list alternatives in order of preference, as
     in "*.safetensors|*.bin": a later one is fetched only where the repository has none of the
     earlier. An empty alternative, as in "merges.txt|", makes the file optional.
-    `instead`: tells the user what else works.
+    `instead`: in words, what the user may give in its place.
     `whole`: a further check of the cached snapshot, beyond the names of its files.
 
     Raises UserError within seconds where the hub cannot be reached. huggingface_hub alone would

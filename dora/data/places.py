@@ -66,8 +66,8 @@ def find(
 def state(task: Task, folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Returns path, size and time of the last change of each file that `task` may be read from.
 
-    While it stays equal, what was read need not be read again. Looks at the files in `folder` itself
-    and in those of its folders that have the name of the task or of the diagnostic set; opens none.
+    While the result stays equal, the rows need not be read again. Looks at the files in `folder`
+    itself, and in its folders with the name of the task or of the diagnostic set; opens none.
     """
     entries = _entries(folder)
     for entry in list(entries):

@@ -1,1 +1,1 @@
-"""What guards a run, or an attached adapter, against mistakes in a method of the user's own."""
+"""Guards a run, or an attached adapter, against mistakes in a method of the user's own."""

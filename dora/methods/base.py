@@ -237,7 +237,7 @@ class Method:
     def aggregate(
         self, uploads: Sequence[Tensors], shares: Sequence[float], before: Tensors
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Returns the new global tensors of the clients', and what the log should say of them.
+        """Returns the new global tensors, made of the clients', and numbers to log.
 
         `uploads`: every trained tensor of each client, the head's among them, by its name in the
         model. `shares`: each client's part of the rows, whose sum is 1. `before`: the global

@@ -86,8 +86,8 @@ def _plan_rounds(
 def _two_lengths(config: Config, steps: int) -> str | None:
     """Returns a message if the rounds given and the steps given are different lengths, else None.
 
-    It asks for equal whole rounds, and for all clients, even if a seed leaves one without rows: the
-    seeds of a sweep must not differ in what is refused.
+    It asks for equal whole rounds of all clients, even if a seed leaves one of them without rows: a
+    sweep must not be refused for some of its seeds alone.
     """
     fed = config.fed
     a_round = steps_a_round(fed, fed.clients)

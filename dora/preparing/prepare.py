@@ -26,18 +26,18 @@ from dora.configuration.rates_from import as_tuned, search_of
 from dora.configuration.search_file import Search
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError, attempt
-from dora.methods.base import RunInfo
 from dora.preparing import precision
 from dora.preparing.federation import Federation
 from dora.preparing.init_from import EarlierRun
 from dora.preparing.length import plan_length
-from dora.preparing.planning import plan_run, run_info
+from dora.preparing.planning import plan_run
 from dora.preparing.rows import Read, heldout_problems, read_rows, split_rows
 from dora.preparing.source_runs import Source
 from dora.records import run_json
 from dora.records.about_method import NO_BUDGET
 from dora.records.directories import directory
 from dora.records.identity import identity
+from dora.records.record import TRIES
 from dora.records.run_json import NotARecord
 from dora.records.words import with_values
 
@@ -84,23 +84,12 @@ class Prepared:
         place = (c.data_name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
         return Path(c.results, "runs", *place)
 
-    @property
-    def record_folder(self) -> Path:
-        """The directory that holds the run's record, which may have been packed (`directory`).
+    def record_folder(self, diverged: int = TRIES) -> Path:
+        """Returns the directory that holds the run's record, which may have been packed.
 
-        For a run that starts afresh it is `folder`.
+        For a run that starts afresh it is `folder`. `diverged`: as for `directory`.
         """
-        return self.folder if self.config.force else directory(self.folder)
-
-    @property
-    def candidate_folder(self) -> Path:
-        """As `record_folder`, for a candidate of a search: to diverge once is its outcome."""
-        return self.folder if self.config.force else directory(self.folder, diverged=1)
-
-    @property
-    def run_info(self) -> RunInfo:
-        """The steps, seed, schedule and source files that the method is given."""
-        return run_info(self.config, self.total_steps, self.sources)
+        return self.folder if self.config.force else directory(self.folder, diverged)
 
     def in_precision(self, precision: str) -> Prepared:
         """Returns this run in another precision, fp32 or bf16; another directory is its own."""

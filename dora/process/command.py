@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dora.errors import NotNow
+from dora.errors import NotNow, RunFailed, UserError
 from dora.package import __version__
 from dora.process import streams
 from dora.process.signals import outside
@@ -27,9 +27,10 @@ _LONGEST = 100_000  # bytes; Linux starts no process that has a variable of 131,
 def command(main: Callable[[], None], prints_only: bool = True) -> None:
     """Calls `main` as a program of its own; raises SystemExit where it ends with an exit code.
 
-    Ctrl-C gives exit code 130 and one line. A standard output that cannot be written to, as on a
-    full disk, gives exit code 1. Control characters are shown as escapes and never sent, since
-    printed text comes from records, which somebody else may have written.
+    An error for the user gives its message and its exit code, Ctrl-C one line and 130. A standard
+    output that cannot be written to, as on a full disk, gives exit code 1. Control characters are
+    shown as escapes and never sent, since printed text comes from records, which somebody else may
+    have written.
 
     `prints_only`: False for a command that keeps its results in files. Standard error is then not
     escaped, so that it may show a progress bar, and a failed standard output leaves the exit code
@@ -51,7 +52,7 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
     except KeyboardInterrupt as e:
         ended = SystemExit(130)
         print(str(e) or "interrupted", file=sys.stderr)
-    except NotNow as e:  # such as a full disk under the temporary folder
+    except (UserError, RunFailed, NotNow) as e:
         ended = SystemExit(e.exit_code)
         print(e, file=sys.stderr)
     except SystemExit as e:

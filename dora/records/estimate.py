@@ -18,11 +18,11 @@ _Lengths = Mapping[tuple[str, ...], Sequence[tuple[float, int | None]]]
 
 @dataclass(frozen=True)
 class Left:
-    """Holds what is left of a study.
+    """The work that is left of a study.
 
     `seconds`: of training, one run after the other. `runs`: the number that is not done. `at_once`:
-    the number in training at a time. `unlike`: the number of runs for which nothing that is done
-    tells how long they take; `seconds` leaves them out.
+    the number in training at a time. `unlike`: the number of runs that no finished run is like, so
+    that nothing tells how long they take; `seconds` leaves them out.
     """
 
     seconds: float
@@ -32,7 +32,7 @@ class Left:
 
 
 def left(seen: Sequence[Seen], to_do: Iterable[str]) -> Left | None:
-    """Returns what is left of a study, or None where nothing is or nothing tells.
+    """Returns the work that is left of a study; None without any, or without a like finished run.
 
     `to_do`: the states of runs that are to be trained.
     """
@@ -41,7 +41,7 @@ def left(seen: Sequence[Seen], to_do: Iterable[str]) -> Left | None:
 
 
 def left_of(runs: Sequence[Seen], known: Iterable[Seen], at_once: int) -> Left | None:
-    """Returns what is left where `runs` are not done, or None where nothing is or nothing tells.
+    """Returns the work that is left in `runs`, none of them done; None as for `left`.
 
     `known`: runs whose finished ones tell how long the others take. A run takes as long as the mean
     of those that are most like it, in proportion to its steps. One that has begun takes the share
@@ -86,12 +86,11 @@ def _seconds_left(s: Seen, lengths: _Lengths) -> float | None:
     for group in _groups(s.place):
         if found := lengths.get(group):
             share = s.step / s.total_steps if s.step and s.total_steps else 0.0
-            # A study of several lengths has them all in one folder.
-            whole = (_scaled(seconds, steps, s.total_steps) for seconds, steps in found)
+            # A study of several lengths has them all in one folder, hence in proportion to the
+            # steps where both are known.
+            whole = (
+                seconds * s.total_steps / steps if steps and s.total_steps else seconds
+                for seconds, steps in found
+            )
             return statistics.fmean(whole) * (1 - min(1.0, share))
     return None
-
-
-def _scaled(seconds: float, steps: int | None, to: int | None) -> float:
-    """Returns the seconds of `to` steps by those of `steps`; unscaled where one is not known."""
-    return seconds * to / steps if steps and to else seconds

@@ -1,6 +1,8 @@
 """The lines of a run's journals, metrics.jsonl and ranks.jsonl, read with types and bounds checked.
 
-Journals may be somebody else's, or damaged: no line is believed before it is checked.
+Journals may be somebody else's, or damaged: no line is believed before it is checked. The readers
+yield nothing where no journal is stored, and raise ValueError or OSError at the first line that no
+run wrote.
 """
 
 from __future__ import annotations
@@ -23,11 +25,7 @@ _MOST_STEPS = 2**53 - 1  # whole numbers up to here are exact in figures, whose 
 
 
 def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
-    """Yields (step, live components by (layer, kind)) of each allocation.
-
-    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
-    no run wrote.
-    """
+    """Yields (step, live components by (layer, kind)) of each allocation."""
     for event in events(folder, RANKS):
         found = event.get("ranks")
         if not isinstance(found, dict) or not all(
@@ -37,37 +35,13 @@ def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
         yield _step(event), {layer_and_kind(name): rank for name, rank in found.items()}
 
 
-def scores(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
-    """Yields (step, score) of each development evaluation that has `metric`.
+def curve(folder: Path, split: str, key: str) -> Iterator[tuple[int, float]]:
+    """Yields (step, value) of the lines of metrics.jsonl on a split that have `key`.
 
-    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
-    no run wrote.
+    `split`: train, dev or heldout. `key`: a metric or a loss as the journal names it:
+    `accuracy_mm`, `loss_heldout`.
     """
-    return _curve(folder, "dev", metric, 1.0)
-
-
-def losses(folder: Path) -> Iterator[tuple[int, float]]:
-    """Yields (step, training loss) of each line of training.
-
-    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
-    no run wrote.
-    """
-    return _curve(folder, "train", "loss", _MOST_LOSS)
-
-
-def heldout(folder: Path, key: str) -> Iterator[tuple[int, float]]:
-    """Yields (step, value) of each evaluation on held-out rows of the training set that has `key`.
-
-    `key`: a metric or the loss, with its suffix: `loss_heldout`.
-
-    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
-    no run wrote.
-    """
-    return _curve(folder, "heldout", key, _MOST_LOSS)
-
-
-def _curve(folder: Path, split: str, key: str, most: float) -> Iterator[tuple[int, float]]:
-    """Yields (step, value) of the lines of a split that have `key`; `most`: the largest value."""
+    most = 1.0 if split == "dev" else _MOST_LOSS  # of the development set scores alone are read
     for event in events(folder, METRICS):
         if event.get("split") == split and key in event:
             value = event[key]
@@ -78,10 +52,7 @@ def _curve(folder: Path, split: str, key: str, most: float) -> Iterator[tuple[in
 
 
 def events(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a journal, each an object; none where the journal is not stored.
-
-    Raises ValueError at a line that is no object, is too long or nests too deep.
-    """
+    """Yields the lines of a journal, each an object, not too long and not nested too deep."""
     try:
         file = open_own(folder, name, MOST_BYTES)
     except FileNotFoundError:

@@ -137,7 +137,8 @@ RECORD: Mapping[str, Kind] = {
     "config.method.name": TEXT.always,
     "config.budget": (TEXT | None).always,
     "config.seed": WHOLE.always,
-    # A method of a user's own may have any name and title.
+    # As the method's class states them (`dora.methods.base.Method`); one of a user's own may have
+    # any name and title.
     "method": with_keys("an object with title, paper, budget and result", *METHOD),
     "method.title": TEXT,
     "method.paper": TEXT | None,

@@ -156,14 +156,10 @@ def _seconds_left(progress: Mapping[str, Any], updated: str | None) -> float | N
     step, seconds = progress.get("step"), progress.get("seconds")
     if not step or not seconds or updated is None:
         return None
-    left = seconds / step * (progress["total_steps"] - step) - _seconds_since(updated)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    since = (now - datetime.datetime.fromisoformat(updated)).total_seconds()
+    left = seconds / step * (progress["total_steps"] - step) - since
     return None if left > _LONGEST_S else max(0.0, round(left, 1))
-
-
-def _seconds_since(stamp: str) -> float:
-    """Returns the seconds since a time that a record holds, by this host's clock."""
-    then = datetime.datetime.fromisoformat(stamp)
-    return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
 
 
 def first_line(state: str, reason: str | None) -> str:

@@ -25,7 +25,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError, reason
 from dora.plain import counted, cut, is_whole
 from dora.records import artefacts, packed
-from dora.records.about_method import about_method
+from dora.records.about_method import trains_all
 from dora.records.directories import directories
 from dora.records.journals import JOURNALS, MOST_BYTES, events
 from dora.records.place import place_of
@@ -119,7 +119,7 @@ def _finished(folder: Path, run: Run, found: Found) -> None:
         found.verified = len(there)
     else:
         # Such a record does not name its files. A whole model is kept only with keep_model=true.
-        weights = set() if about_method(run).result == "model" else {artefacts.WEIGHTS}
+        weights = set() if trains_all(run) else {artefacts.WEIGHTS}
         found.absent = not {artefacts.PREDICTIONS, *weights} <= set(there)
         # With a sum a journal needs no reading.
         for name in (name for name in JOURNALS if name in there):

@@ -21,7 +21,6 @@ from dora.checked_files import check_safetensors, open_own
 from dora.errors import UserError
 from dora.files import new_folder, taken, to_json, write_atomic
 from dora.records import artefacts
-from dora.records.about_method import about_method
 from dora.records.record import read_finished
 from dora.records.rescore import unlike_predictions
 from dora.records.schema import Run
@@ -37,7 +36,7 @@ _AGAIN = "train it again with force=true"
 
 def unfit(run: Run, folder: Path, form: Form) -> list[str]:
     """Returns every reason why the finished run in `folder` cannot be exported in this way."""
-    result, merge, base = about_method(run).result, form.merge, form.base
+    result, merge, base = run["method"]["result"], form.merge, form.base
     if result == "adapter":
         problems, names = _adapter_problems(run, folder, merge), list(artefacts.ADAPTER)
     elif result == "weights":
@@ -143,22 +142,12 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
         raise UserError(*texts) from e
 
 
-def export(
-    folder: Path,
-    to: Path,
-    merge: bool = False,
-    base: Path | None = None,
-    *,
-    alone: bool = False,
-    repository: str | None = None,
-    license: str | None = None,
-) -> None:
+def export(folder: Path, to: Path, form: Form) -> None:
     """Writes the run in `folder` into `to`, which must be absent or empty.
 
-    `to` appears whole or not at all. All other arguments are the fields of a `Form`. Raises
-    UserError, with every problem that shows before a model is loaded.
+    `to` appears whole or not at all. Raises UserError, with every problem that shows before a model
+    is loaded.
     """
-    form = Form(merge=merge, alone=alone, base=base, repository=repository, license=license)
     problems = taken(to)
     try:
         run = read_finished(folder)
@@ -170,7 +159,7 @@ def export(
     # Late: PyTorch and Transformers take seconds, and mistakes are told without them.
     from dora.sharing import merging, model_card
 
-    result = about_method(run).result
+    result = run["method"]["result"]
     to = to.expanduser().resolve()  # the folder may name itself
     config = place = None
     if result == "adapter":

@@ -103,9 +103,8 @@ def base_license(run: Run, hub: str | None) -> str:
 def _tags(run: Run, library: str) -> list[str]:
     """Returns the method's name, its paper, and `lora` for what loads as LoRA."""
     method = run["config"]["method"]["name"]
-    paper = run["method"]["paper"]
-    found = _ARXIV.findall(paper) if isinstance(paper, str) else []
-    tags = [_TAGS.get(method, cut(method)), *(f"arxiv:{number}" for number in found)]
+    papers = _ARXIV.findall(run["method"]["paper"] or "")
+    tags = [_TAGS.get(method, cut(method)), *(f"arxiv:{number}" for number in papers)]
     return list(dict.fromkeys([*tags, "lora"] if library == "peft" else tags))
 
 

@@ -19,7 +19,7 @@ from dora.configuration.config import PATHS
 from dora.data.tasks import TASKS, Task
 from dora.plain import counted, number_range, printable
 from dora.records.about_data import is_glue
-from dora.records.about_method import AboutMethod, about_method
+from dora.records.about_method import has_budget, trains_all
 from dora.records.about_starts import commits
 from dora.records.schema import Run
 from dora.records.words import key_of
@@ -43,7 +43,7 @@ def model_card(run: Run, config: Mapping[str, Any] | None, form: Form) -> str:
     """
     # Escaped once, here, so that no part of the card can forget to.
     raw, run = run, _in_markdown(run)
-    c, task, about = run["config"], TASKS[run["config"]["task"]], about_method(run)
+    c, task, method = run["config"], TASKS[run["config"]["task"]], run["method"]
     # Records made before the hub's name was in them have it in the adapter's configuration alone.
     recorded = config["base_model_name_or_path"] if config and run["model"]["revision"] else None
     # None for a name that no hub can have: the card links to nothing else.
@@ -52,17 +52,17 @@ def model_card(run: Run, config: Mapping[str, Any] | None, form: Form) -> str:
     if not is_glue(run):
         what = "generated sentences" if c["data"] == "mini" else "other rows"
         data = f"{what} in the shape of GLUE's {task.folder}"
-    library = "transformers" if form.merge else _LIBRARIES.get(about.result, "transformers")
+    library = "transformers" if form.merge else _LIBRARIES.get(method["result"], "transformers")
     parts = [
         front_matter(raw, task, hub, library, form.license),
-        f"# {c['model']} on {data}: {about.title}, {_spent(run, about)}",
-        _contents(run, task, about, form),
+        f"# {c['model']} on {data}: {method['title']}, {_spent(run)}",
+        _contents(run, task, form),
         *(f"**{text[0].upper()}{text[1:]}.**" for text in (run["embedded"], run["note"]) if text),
         _results(run),
-        _parameters(run, about, bool(config and config.get("use_dora"))),
-        _ranks(run["ranks"]["end"], "Bottlenecks" if about.result == "modules" else "Ranks"),
+        _parameters(run, bool(config and config.get("use_dora"))),
+        _ranks(run["ranks"]["end"], "Bottlenecks" if method["result"] == "modules" else "Ranks"),
         usage(run, task, hub, library, form),
-        _made(run, about, raw["command"]),
+        _made(run, raw["command"]),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
@@ -76,26 +76,27 @@ def _in_markdown(value: Any) -> Any:
     return in_markdown(value) if isinstance(value, str) else value
 
 
-def _spent(run: Run, about: AboutMethod) -> str:
+def _spent(run: Run) -> str:
     """Returns the budget as the heading names it."""
-    if about.has_budget:
+    if has_budget(run):
         return f"budget {run['config']['budget']}"
-    if about.result == "model":
+    if trains_all(run):
         return "every weight trained"
     return f"{run['params']['trainable']:,} parameters trained"
 
 
-def _contents(run: Run, task: Task, about: AboutMethod, form: Form) -> str:
+def _contents(run: Run, task: Task, form: Form) -> str:
     """Says in a paragraph which weights the folder holds and how to read the outputs."""
-    if about.result == "model":
+    result, title, note = (run["method"].get(key) for key in ("result", "title", "note"))
+    if result == "model":
         held = "The whole fine-tuned model"
-    elif about.result == "weights":
+    elif result == "weights":
         held = (
-            f"The whole model, with the weights that {about.title} trained in the place of the "
+            f"The whole model, with the weights that {title} trained in the place of the "
             "base model's, the trained head included (there is no adapter: an export with and "
             "without --merge is the same)"
         )
-    elif about.result == "modules":
+    elif result == "modules":
         held = (
             "Adapters in the layout of the `adapters` library, the trained head included (they are "
             "not linear in their input, so that no weight of the base model can take them in)"
@@ -109,8 +110,8 @@ def _contents(run: Run, task: Task, about: AboutMethod, form: Form) -> str:
     labels = ", ".join(f"{i} = {label}" for i, label in enumerate(task.labels))
     says = f"Classes: {labels}." if labels else "One output, a score from 0 to 5."
     step = run["results"]["best"]["step"]
-    note = f" {about.note}" if isinstance(about.note, str) else ""  # a record may hold anything
-    return f"{held}: the weights of the best evaluation, step {step}. {says}{note}"
+    about = f"{held}: the weights of the best evaluation, step {step}. {says}"
+    return f"{about} {note}" if note else about
 
 
 def _results(run: Run) -> str:
@@ -143,9 +144,9 @@ def _results(run: Run) -> str:
     return f"{heading}\n\n{pipe_table([['', 'step', *metrics], *rows])}\n\n{text}"
 
 
-def _parameters(run: Run, about: AboutMethod, norms: bool) -> str:
+def _parameters(run: Run, norms: bool) -> str:
     """Shows the counts: trained, in the head, and under the budget if there is one."""
-    p = run["params"]
+    p, result = run["params"], run["method"]["result"]
     # All that were trained at some time: `trainable` counts the first step's.
     in_all = p.get("trained_in_all")
     trained = p["trainable"] if in_all is None else p["head"] + p["gates"] + in_all
@@ -156,7 +157,7 @@ def _parameters(run: Run, about: AboutMethod, norms: bool) -> str:
     ]
     text = ""
     if p["budget"] is not None:
-        noun = {"adapter": "adapter", "modules": "adapters"}.get(about.result, "in the budget")
+        noun = {"adapter": "adapter", "modules": "adapters"}.get(result, "in the budget")
         lines += [
             [f"{noun} at the start", f"{p['adapter_start']:,}"],
             [f"{noun} as stored", f"{p['adapter_end']:,}"],
@@ -167,11 +168,11 @@ def _parameters(run: Run, about: AboutMethod, norms: bool) -> str:
         in_file = p.get("in_peft_file")
         if in_file is not None and in_file != p["adapter_end"]:
             lines.append(["adapter in PEFT's format", f"{in_file:,}"])
-        elif about.result == "adapter":
+        elif result == "adapter":
             text += _cost(run["ranks"])
             text += "; its gate is folded in." if p["gates"] else "."
             text += " Each matrix stores d_out norms of its rows, too." if norms else ""
-        if about.result == "modules":
+        if result == "modules":
             text += " An adapter of bottleneck m in a model of width d stores 2dm + m + d."
     return f"## Parameters\n\n{pipe_table(lines)}{text}"
 
@@ -212,15 +213,15 @@ def _ranks(ranks: Mapping[str, int], heading: str) -> str:
     return f"## {heading}\n\n{pipe_table([['layer', *kinds], *rows])}"
 
 
-def _made(run: Run, about: AboutMethod, command: str) -> str:
+def _made(run: Run, command: str) -> str:
     """Lists how the run was made; `command` is the typed one, not yet escaped."""
-    c, marks = run["config"], run["fingerprints"]
+    c, marks, method = run["config"], run["fingerprints"], run["method"]
     # A client's last batch of an epoch is smaller.
     most = "at most " if "federation" in run else ""
     revision = f", revision {run['data']['revision']}" if run["data"]["revision"] else ""
     facts = []
-    if about.paper:
-        facts.append(f"method: {about.title}, {about.paper}")
+    if method["paper"]:
+        facts.append(f"method: {method['title']}, {method['paper']}")
     if code := marks.get("method"):
         facts.append(
             "the method's code is not in this suite: the command needs its author's files, of "

@@ -19,10 +19,10 @@ import numpy as np
 from dora.analysis.tables.run_notes import other_rows_note
 from dora.data.predictions import degenerate, predict
 from dora.data.tasks import TASKS
-from dora.errors import UserError
+from dora.errors import UserError, attempt
 from dora.files import taken, write_atomic
 from dora.records import artefacts
-from dora.records.about_method import about_method
+from dora.records.about_method import has_budget
 from dora.records.gaps import for_task
 from dora.records.moved import at_home
 from dora.records.record import read_finished, scores_in_words
@@ -48,7 +48,7 @@ class Candidate:
     def system(self) -> str:
         """Model, method and budget: the system that a submission reports on."""
         c = self.record["config"]
-        budget = c["budget"] if about_method(self.record).has_budget else None
+        budget = c["budget"] if has_budget(self.record) else None
         return " ".join(filter(None, (c["model"], c["method"]["name"], budget)))
 
     def score(self, which: str) -> float:
@@ -185,12 +185,8 @@ def submit(
     missing files. Raises UserError with every problem; nothing is written then.
     """
     problems = taken(to)
-    runs: dict[str, Candidate] = {}
     logits: dict[str, np.ndarray | None] = {}
-    try:
-        runs = choose(folders, which, best)
-    except UserError as e:
-        problems += e.problems
+    runs = attempt(lambda: choose(folders, which, best), problems) or {}
     for file in (f for f in FILES if f.trained in runs):
         try:
             predictions = runs[file.trained].folder / artefacts.PREDICTIONS

@@ -1,25 +1,23 @@
 """Measures a training step: ours beside the floor, PEFT and the Trainer, in one process in turn.
 
-The *floor* is the part that every adapter must pay: forward through the frozen backbone and
-backward through its activations, with the head trained, all in plain PyTorch and Transformers.
-Every other candidate is given as a multiple of it. They take turns, a few steps each, round after
-round, so that a change of the machine's speed meets all of them. A series' ratio is the median over
-its rounds of (candidate / floor within the round). The series are repeated; their median counts,
-and their spread is shown beside it.
+Candidates take turns, a few steps each, round after round, so that a change of the machine's speed
+meets all of them. A series' ratio is the median over its rounds of (candidate / floor within the
+round). The series are repeated; their median counts, and their spread is shown beside it. All
+candidates share the memory that the process keeps, which on a CPU favours the floor and PEFT too.
 
-*Forward* is the forward pass of the bare backbone, and *evaluation* the suite's evaluation of as
-many rows with an adapter, both in an evaluation's batches.
+* *floor*: the part that every adapter must pay, in plain PyTorch and Transformers: forward through
+  the frozen backbone and backward through its activations, with the head trained.
+* *our floor*: the same in the bare backbone as our runs have it (`dora.backbones.attention`):
+  without work that neither loss nor gradient needs, and on a CPU with a cheaper dropout. The
+  backbone's own dropout is 0.1, as in training; at --backbone-dropout 0 no candidate gains by ours.
+* *forward* and *evaluation*: the forward pass of the bare backbone, and the suite's evaluation of
+  as many rows with an adapter, both in an evaluation's batches.
+* *products*: the matrix products of a step and nothing else (`dora.timing.products`).
 
-*Products* are the matrix products of a step and nothing else (`dora.timing.products`). GFLOP/s
-counts the products that a step needs, and *% of matmul* is that rate as a share of the rate at
-which the products run by themselves, in the candidate's precision and within the same round: the
-share of a step that no better arithmetic could save. On a GPU both are by the clock. On a CPU they
-are by CPU seconds, shared out to the threads: other programs on the machine count less in these.
-
-*Our floor* is the bare backbone as our runs have it (`dora.backbones.attention.speed_up`): without
-work that neither loss nor gradient needs, and on a CPU with a cheaper dropout. The backbone's own
-dropout is 0.1, as in training; with --backbone-dropout 0 no candidate gains by ours. All candidates
-share the process, and so the memory that it keeps, which on a CPU favours the floor and PEFT too.
+GFLOP/s counts the products that a step needs. *% of matmul* is that rate over the one at which the
+products run by themselves, in the candidate's precision and within the same round: the share of a
+step that no better arithmetic could save. On a GPU both are by the clock. On a CPU they are by CPU
+seconds, shared out to the threads: other programs on the machine count less in these.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ class Stages:
 def watch(stages: Stages) -> None:
     """Has the functions of a run of the suite counted by their stages.
 
-    From outside: the suite itself holds no clocks. `dora.run` must have imported what a run needs.
+    They are wrapped from outside, since the suite itself holds no clocks, once every module that a
+    run needs is imported.
     """
     from dora.preparing import prepare
     from dora.records.record import Record

@@ -20,6 +20,7 @@ from dora.errors import UserError
 from dora.guarding.guard import Guard
 from dora.guarding.loaded import Loaded
 from dora.methods.base import overrides
+from dora.preparing.planning import run_info
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
@@ -85,7 +86,8 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Guard:
     model.requires_grad_(False)
     chosen = p.config.chosen
     loaded = Loaded(chosen.kind, model)
-    method = chosen.kind(chosen.settings, model, p.plan, p.run_info)
+    info = run_info(p.config, p.total_steps, p.sources)
+    method = chosen.kind(chosen.settings, model, p.plan, info)
     if method.ranks_final_at > p.total_steps:
         # Only the last evaluation would count, of components that were still to change.
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dora.errors import Diverged, PeerEnded, RunFailed, Stopped, UserError, foreseen
+from dora.errors import Diverged, PeerEnded, RunFailed, Stopped, UserError
 from dora.preparing.prepare import Prepared
 from dora.process.signals import StopSignals
 from dora.records.record import REMOVED, Record, writable
@@ -18,6 +18,7 @@ from dora.training.added_splits import predict_added
 from dora.training.build import build
 from dora.training.evaluation import rows_at_once
 from dora.training.finish import finish
+from dora.training.foreseen import foreseen
 from dora.training.header import header
 from dora.training.lines import Lines, Pace, on_terminal
 from dora.training.loop import Loop
@@ -124,9 +125,8 @@ def _train_and_finish(
 
 def _cause(error: BaseException, p: Prepared, world: World, record: Record) -> BaseException:
     """Returns the error that says why the run ended: `error` itself where no cause is known."""
-    c, saved = p.config, checkpoint.newest(record.checkpoints)
-    at_once = rows_at_once(world.device)
-    cause = foreseen(error, saved, c.batch_size, c.grad_accum, c.max_length, at_once, world.size)
+    saved = checkpoint.newest(record.checkpoints)
+    cause = foreseen(error, saved, p.config, rows_at_once(world.device), world.size)
     # A write, such as a checkpoint's, also fails because the run's directory was removed.
     if cause is None and isinstance(error, OSError) and record.taken_by == REMOVED:
         cause = record.removed()

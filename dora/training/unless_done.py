@@ -10,7 +10,7 @@ from dora.errors import NotNow, UserError
 from dora.preparing.prepare import Prepared
 from dora.process import group
 from dora.records import packed
-from dora.records.about_method import about_method
+from dora.records.about_method import trains_all
 from dora.records.cleaning import tidy
 from dora.records.record import refuse_diverged, scores_in_words
 from dora.records.run_json import read, read_done
@@ -20,8 +20,8 @@ from dora.records.schema import Run
 def _look(prepared: Prepared) -> tuple[Run | None, list[str]]:
     """Returns the record of a run that is done, else None, and the splits that it must yet predict.
 
-    Several processes go by what the main one reads: another sweep may finish the run, or predict
-    these splits, between their looks, and those that looked before would wait for the others.
+    Several processes take the main one's answer: another sweep may finish the run, or predict these
+    splits, between their looks, and the processes that looked before would wait for the others.
     """
     if group.size() == 1:
         return _found(prepared)
@@ -34,7 +34,7 @@ def _look(prepared: Prepared) -> tuple[Run | None, list[str]]:
 
 def _found(prepared: Prepared) -> tuple[Run | None, list[str]]:
     """Returns what `_look` does, as this process finds it."""
-    folder = prepared.record_folder
+    folder = prepared.record_folder()
     done = read_done(folder)
     return done, [] if done is None else unpredicted(folder, prepared.rows)
 
@@ -52,14 +52,13 @@ def train_unless_done(
     that trains it again. Raises UserError if a done run kept no model and keep_model asks for it,
     RunFailed if the run diverged too often, and whatever `train` raises.
     """
-    folder = prepared.record_folder
+    folder = prepared.record_folder()
     done, added = (None, []) if prepared.config.force else _look(prepared)
     if done is None:
         if folder != prepared.folder:  # the packed record of a run that diverged
             refuse_diverged(read(folder))
         return prepared.folder, train()
-    leaves_model = about_method(done).result == "model"
-    if prepared.config.keep_model and leaves_model and not (folder / "model").exists():
+    if prepared.config.keep_model and trains_all(done) and not (folder / "model").exists():
         raise UserError(
             f"{packed.shown(folder)} is done but kept no model; add {force} to train it again"
         )

@@ -12,11 +12,14 @@ import record_files
 from dora.analysis.figures.log_axis import apart
 from dora.analysis.figures.searches import label, score_by_rate
 from dora.analysis.grouping import tables
-from dora.analysis.searches import heldout_loss, in_order, of_runs, unequal
+from dora.analysis.searches import heldout_loss, in_order, unequal
 from dora.analysis.tables.notes import score_notes
 from dora.analysis.tables.searches import table
 from dora.configuration.search_file import Key, Search
 from dora.records.finished import read_runs
+from runs import load_script
+
+of_runs = load_script("results_page").of_runs
 
 
 def write_run(

@@ -36,6 +36,7 @@ from dora.data.tasks import TASKS
 from dora.data.tokens import Tokens
 from dora.errors import UserError
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import cut, only_run, run, same_files, small, small_glue
 
 # What the table lacks: RoBERTa's layers under another name.
@@ -246,7 +247,7 @@ def test_a_run_prunes_resumes_to_the_byte_and_loads_in_peft(
     run(small(tmp_path / "cut", *words))
     same_files(only_run(tmp_path / "whole"), only_run(tmp_path / "cut"))
     folder = only_run(tmp_path / "whole")
-    export(folder, tmp_path / "out")
+    export(folder, tmp_path / "out", Form())
     want = npz.load(folder)["best/dev/logits"]
     np.testing.assert_allclose(peft_logits(base, tmp_path / "out"), want, atol=1e-5)
     assert np.ptp(want, axis=0).min() > 1e-3
@@ -335,7 +336,7 @@ def test_adapters_train_in_mpnet_which_the_adapters_library_does_not_know(
     run(small(tmp_path / "cut", *words))
     same_files(only_run(tmp_path / "whole"), only_run(tmp_path / "cut"))
     with pytest.raises(UserError, match="has no adapters for mpnet"):
-        export(only_run(tmp_path / "whole"), tmp_path / "out")
+        export(only_run(tmp_path / "whole"), tmp_path / "out", Form())
 
 
 @pytest.mark.parametrize("base", ["distilbert", "modernbert"], indirect=True)

@@ -27,6 +27,7 @@ from dora.methods.base import RunInfo
 from dora.methods.bitfit import BitFit
 from dora.preparing.prepare import prepare
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import configure, only_run, run, small, small_glue
 
 # (architecture, layers, width) and the parameters of all biases, as counted in published models.
@@ -168,7 +169,7 @@ def test_a_budget_changes_neither_size_nor_directory(tmp_path):
 def test_an_export_is_the_base_with_trained_biases_and_gives_the_recorded_logits(tmp_path):
     record = run(small(tmp_path, "method=bitfit", "lr=1e-2", "warmup=0", "max_steps=4"))
     folder = only_run(tmp_path)
-    export(folder, tmp_path / "out", merge=True)
+    export(folder, tmp_path / "out", Form(merge=True))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     base = load_file(ASSETS / "tiny_roberta" / "model.safetensors")
     stored = load_file(folder / "best.safetensors")

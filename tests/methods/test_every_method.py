@@ -33,6 +33,7 @@ from dora.methods.released import RELEASED
 from dora.preparing.prepare import prepare
 from dora.records import artefacts
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.processes import World
@@ -227,7 +228,7 @@ def exported(name: str) -> list[tuple[str, bool]]:
 def test_an_export_gives_the_recorded_logits_to_others_code(
     name: str, merge: bool, finished: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    export(finished(name), tmp_path / "out", merge)
+    export(finished(name), tmp_path / "out", Form(merge=merge))
     adapter = chosen(name).kind.result == "adapter" and not merge
     logits = dev_logits(tmp_path / "out", adapter)
     want = npz.load(finished(name))["best/dev/logits"]

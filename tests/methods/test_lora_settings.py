@@ -42,6 +42,7 @@ from dora.methods.groups import parameter_groups
 from dora.methods.lora import LoRA
 from dora.preparing.prepare import prepare
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import cut, only_run, run, same_files, small, small_glue
 
 # PEFT reads an attribute that Transformers deprecates.
@@ -296,7 +297,7 @@ def test_the_record_shows_what_pissa_stores_beside_what_it_trains(pissa: Path) -
 def test_peft_reads_pissa_against_the_backbone_as_it_was_loaded(
     pissa: Path, tmp_path: Path
 ) -> None:
-    export(pissa, tmp_path / "out")
+    export(pissa, tmp_path / "out", Form())
     card = (tmp_path / "out/README.md").read_text()
     assert "A component stores 2 (d_in + d_out) parameters: PEFT's file holds 2" in card
     base = ASSETS / "tiny_roberta"

@@ -26,6 +26,7 @@ from dora.methods.base import Method, RunInfo
 from dora.methods.melora import BlockLinear, MELoRA
 from dora.preparing.prepare import prepare
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import only_run, refused, run, small, small_words
 
 # PEFT reads an attribute that Transformers deprecates.
@@ -256,7 +257,7 @@ def test_the_record_has_the_stored_parameters_and_those_in_pefts_file(finished: 
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_path: Path) -> None:
-    export(finished, tmp_path / "out", merge)
+    export(finished, tmp_path / "out", Form(merge=merge))
     in_file = json.loads((finished / "run.json").read_text())["params"]["in_peft_file"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| adapter in PEFT's format        | {in_file:,} " in card

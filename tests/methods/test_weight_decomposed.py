@@ -22,6 +22,7 @@ from dora.methods.base import RunInfo
 from dora.methods.cora import _directions, _update
 from dora.methods.weight_decomposed import DecomposedLinear, WeightDecomposed
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import only_run, run, small
 
 # PEFT reads an attribute that Transformers deprecates.
@@ -273,7 +274,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pefts_file_holds_what_the_budget_bought(finished: Path, tmp_path: Path) -> None:
-    export(finished, tmp_path / "out")
+    export(finished, tmp_path / "out", Form())
     card = (tmp_path / "out" / "README.md").read_text()
     assert "A component stores d_in + d_out parameters. Each matrix stores d_out norms" in card
     record = json.loads((finished / "run.json").read_text())
@@ -285,7 +286,7 @@ def test_pefts_file_holds_what_the_budget_bought(finished: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_path: Path) -> None:
-    export(finished, tmp_path / "out", merge)
+    export(finished, tmp_path / "out", Form(merge=merge))
     logits = dev_logits(tmp_path / "out", adapter=not merge)
     np.testing.assert_allclose(logits, npz.load(finished)["best/dev/logits"], rtol=0, atol=1e-5)
 

@@ -26,16 +26,19 @@ def test_a_process_of_a_sweep_knows_the_line_that_was_typed_for_the_sweep(
     assert done.split(maxsplit=1)[1] == f"-c {' '.join(shown)}\n"
 
 
-def test_what_will_pass_ends_a_command_with_one_line_and_75() -> None:
-    code = """
-from dora.errors import NotNow
+@pytest.mark.parametrize(("kind", "code"), [("UserError", 2), ("RunFailed", 1), ("NotNow", 75)])
+def test_an_error_for_the_user_ends_a_command_with_its_message_and_its_code(
+    kind: str, code: int
+) -> None:
+    text = f"""
+from dora.errors import {kind}
 from dora.process.command import command
 def main():
-    raise NotNow("the disk is full")
+    raise {kind}("the disk is full")
 command(main)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (75, "the disk is full\n")
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "the disk is full\n")
 
 
 def test_a_line_that_is_too_long_to_pass_on_starts_processes_all_the_same() -> None:

@@ -78,7 +78,7 @@ def test_scores_end_at_one_that_is_none(value: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         f'{SCORE}\n{{"split": "train", "loss": 9}}\n{line}\n{SCORE}\n'
     )
-    found = journals.scores(tmp_path, "accuracy")
+    found = journals.curve(tmp_path, "dev", "accuracy")
     assert next(found) == (10, 0.5)
     with pytest.raises(ValueError, match=r"accuracy|is no JSON"):
         next(found)
@@ -92,7 +92,7 @@ def test_losses_are_those_of_training_and_end_at_one_that_is_none(
     (tmp_path / "metrics.jsonl").write_text(
         f"{loss.format(123.5)}{SCORE}\n{loss.format(value)}{loss.format(1)}"
     )
-    found = journals.losses(tmp_path)
+    found = journals.curve(tmp_path, "train", "loss")
     # A loss is no score: it may be larger than 1.
     assert next(found) == (10, 123.5)
     with pytest.raises(ValueError, match=r"loss|is no JSON"):
@@ -101,8 +101,8 @@ def test_losses_are_those_of_training_and_end_at_one_that_is_none(
 
 def test_what_is_not_stored_has_no_lines(tmp_path: Path) -> None:
     assert not list(journals.ranks(tmp_path))
-    assert not list(journals.scores(tmp_path, "accuracy"))
-    assert not list(journals.losses(tmp_path))
+    assert not list(journals.curve(tmp_path, "dev", "accuracy"))
+    assert not list(journals.curve(tmp_path, "train", "loss"))
 
 
 # A hole: tests need no 4 GB of disk.

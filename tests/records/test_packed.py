@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from dora.analysis.conflicts import one_configuration
-from dora.analysis.run_journals import undamaged
+from dora.analysis.run_journals import curve
 from dora.checked_files import open_own
 from dora.collect import collect
 from dora.errors import NotNow, UserError
-from dora.records import artefacts, journals, packed, study
+from dora.records import artefacts, packed, study
 from dora.records.anonymous import anonymous
 from dora.records.directories import directories, directory
 from dora.records.finished import anything_left_out, read_runs
@@ -401,7 +401,7 @@ def test_what_is_left_out_of_a_packed_study_is_named_by_its_file_and_counts(
     assert anything_left_out(tmp_path)
     assert not anything_left_out(tmp_path / "other")
     (run,) = (r for r in runs if place_of(r["folder"]) == place_of(folders[0]))
-    assert not list(undamaged(run, "metrics.jsonl", journals.losses(run["folder"])))
+    assert not list(curve(run, "train", "loss"))
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" cannot")[0] for line in said] == [
         f"left out: {named[1]}/run.json",

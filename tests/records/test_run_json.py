@@ -20,6 +20,7 @@ from dora.records.record import Record
 from dora.records.run_json import AT_MOST, NotARecord, misplaced, read
 from dora.records.study import look
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from dora.sharing.submission import submit
 from record_files import write_run
 
@@ -243,7 +244,7 @@ def test_an_odd_record_is_neither_exported_nor_submitted_nor_resumed(
 ) -> None:
     run = study[1][odd]
     with pytest.raises(UserError, match=r"run.json cannot be read"):
-        export(run, tmp_path / "out")
+        export(run, tmp_path / "out", Form())
     with pytest.raises(UserError, match=r"run.json cannot be read"):
         submit([run], tmp_path / "s.zip", "best", best=False, fill=False)
     record = Record(run)

@@ -17,6 +17,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.sharing.adapters_library import config_of, file_problems, renamed
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import change_record, only_run, run, small, small_glue
 
 SHORT = ("max_steps=4", "lr=1e-2", "warmup=0", "limit_train=32")
@@ -176,7 +177,7 @@ def test_an_export_read_by_the_librarys_rules_gives_the_recorded_logits(
 ):
     run(small(tmp_path, f"method={name}", f"budget={budget}", f"model={model}", *SHORT))
     folder = only_run(tmp_path)
-    export(folder, tmp_path / "out")
+    export(folder, tmp_path / "out", Form())
     rows = read_dir(TASKS["wnli"], small_glue())["dev"]
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / model)
     batch = tokenizer(
@@ -196,7 +197,7 @@ def test_an_export_that_the_library_cannot_hold_is_refused_with_the_way_out(tmp_
     run(small(tmp_path, "method=pfeiffer", "budget=r1", "method.layer_norm=true", *SHORT))
     folder = only_run(tmp_path)
     with pytest.raises(UserError) as caught:
-        export(folder, tmp_path / "out", merge=True)
+        export(folder, tmp_path / "out", Form(merge=True))
     merge, norms = caught.value.problems
     assert merge == (
         "--merge: adapters are not linear in their input, so that no weight can take them in; "
@@ -207,7 +208,7 @@ def test_an_export_that_the_library_cannot_hold_is_refused_with_the_way_out(tmp_
     config = {**record["config"], "method": {"name": "other"}}
     change_record(folder, config=config)
     with pytest.raises(UserError, match=r"method=other leaves modules of its own, .*best\.safe"):
-        export(folder, tmp_path / "out")
+        export(folder, tmp_path / "out", Form())
 
 
 def test_a_tensor_of_the_backbone_is_no_part_of_an_export(tmp_path):

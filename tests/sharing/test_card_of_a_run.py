@@ -53,7 +53,7 @@ def test_the_cards_own_code_loads_what_it_describes(
     one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for merge in (False, True):
-        export(one.folder, tmp_path / str(merge), merge)
+        export(one.folder, tmp_path / str(merge), Form(merge=merge))
         monkeypatch.chdir(tmp_path / str(merge))  # the code says "."
         assert np.abs(shown_code(Path("README.md"), one) - one.recorded()[:1]).max() < 1e-5
 
@@ -61,7 +61,7 @@ def test_the_cards_own_code_loads_what_it_describes(
 def test_a_relative_model_path_is_absolute_wherever_it_is_recorded(
     stranger: Trained, tmp_path: Path
 ) -> None:
-    export(stranger.folder, tmp_path / "out", alone=True)
+    export(stranger.folder, tmp_path / "out", Form(alone=True))
     # PEFT would look for a relative path from wherever the adapter is loaded.
     for folder in (stranger.folder / "adapter", tmp_path / "out"):
         config = json.loads((folder / "adapter_config.json").read_text())
@@ -73,7 +73,7 @@ def test_a_relative_model_path_is_absolute_wherever_it_is_recorded(
 def test_a_card_shows_no_path_and_its_code_runs_on_a_base_with_a_head_of_its_own(
     form: dict[str, bool], stranger: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(stranger.folder, tmp_path / "out", **form)
+    export(stranger.folder, tmp_path / "out", Form(**form))
     monkeypatch.chdir(tmp_path / "out")
     text = Path("README.md").read_text()
     assert str(stranger.base.parent) not in text
@@ -96,7 +96,7 @@ def test_segment_ids_are_given_whatever_the_bases_files_say_of_them(
     record = run(small(tmp_path, f"model.path={base}", "method=lora", "budget=r1", *short()))
     trained = Trained(only_run(tmp_path), record, base)
     for form in ("merge", "alone"):
-        export(trained.folder, tmp_path / form, **{form: True})
+        export(trained.folder, tmp_path / form, Form(**{form: True}))
         monkeypatch.chdir(tmp_path / form)
         logits = shown_code(Path("README.md"), trained)
         assert np.abs(logits - trained.recorded()[:1]).max() < 1e-5
@@ -134,7 +134,7 @@ def test_the_card_says_what_run_json_says(one: Trained, tmp_path: Path) -> None:
     # Its own command is that of the test's process, which may hold a folder.
     shutil.copytree(one.folder, tmp_path / "run")
     change_record(tmp_path / "run", command="python -m dora.run task=wnli")
-    export(tmp_path / "run", tmp_path / "out")
+    export(tmp_path / "run", tmp_path / "out", Form())
     text, record = (tmp_path / "out" / "README.md").read_text(), one.record
     best, ranks = record["results"]["best"], record["ranks"]["end"]
     assert text.startswith("---\nlanguage: en\nlicense: unknown\nlibrary_name: peft\n")
@@ -195,5 +195,5 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
 def test_a_hub_models_adapter_names_its_revision(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
     change_record(tmp_path / "run", model={"revision": "e2da", "random_weights": False})
-    export(tmp_path / "run", tmp_path / "out", alone=True)
+    export(tmp_path / "run", tmp_path / "out", Form(alone=True))
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["revision"] == "e2da"

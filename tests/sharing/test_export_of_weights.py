@@ -20,6 +20,7 @@ from dora.backbones.backbone import ASSETS, Folder, fingerprint, load_model
 from dora.errors import UserError
 from dora.records import artefacts
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import change_record
 
 BASE = Folder(ASSETS / "tiny_roberta", random_weights=False)
@@ -72,7 +73,7 @@ def test_the_export_is_the_base_model_with_every_trained_tensor(
     merge: bool, tmp_path: Path
 ) -> None:
     tensors = trained()
-    export(write(tmp_path, tensors), tmp_path / "out", merge)
+    export(write(tmp_path, tensors), tmp_path / "out", Form(merge=merge))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     base = load_file(BASE.path / "model.safetensors")
     found = dict(model.named_parameters())
@@ -96,8 +97,8 @@ def test_a_base_that_moved_is_named_with_base(tmp_path: Path) -> None:
     run = write(tmp_path, trained(), path="/nowhere/model")
     rename_model(run)
     with pytest.raises(UserError, match=r"/nowhere/model does not exist.*--base FOLDER"):
-        export(run, tmp_path / "out")
-    export(run, tmp_path / "out", base=BASE.path)  # found by its fingerprint, not by a name
+        export(run, tmp_path / "out", Form())
+    export(run, tmp_path / "out", Form(base=BASE.path))  # found by its fingerprint, not by a name
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
@@ -105,7 +106,7 @@ def test_a_record_that_names_no_base_asks_for_it(tmp_path: Path) -> None:
     run = write(tmp_path, trained())
     rename_model(run)
     with pytest.raises(UserError, match="does not say where the base model lies; name its folder"):
-        export(run, tmp_path / "out")
+        export(run, tmp_path / "out", Form())
 
 
 @pytest.mark.parametrize(("hub", "revision"), [("../../x", "main"), ("owner/name", "a..b")])
@@ -114,7 +115,7 @@ def test_a_base_that_no_hub_can_have_is_not_asked_for(
 ) -> None:
     run = write(tmp_path, trained(), hub=hub, revision=revision)
     with pytest.raises(UserError, match="is none of the hub; name the model's folder with --base"):
-        export(run, tmp_path / "out")
+        export(run, tmp_path / "out", Form())
 
 
 def test_tensors_that_the_base_does_not_have_are_named_all_at_once(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_tensors_that_the_base_does_not_have_are_named_all_at_once(tmp_path: Pat
     first = "roberta.encoder.layer.0.attention.output.dense.bias"
     tensors |= {"roberta.encoder.layer.99.bias": torch.zeros(3), first: torch.zeros(1)}
     with pytest.raises(UserError) as caught:
-        export(write(tmp_path, tensors), tmp_path / "out")
+        export(write(tmp_path, tensors), tmp_path / "out", Form())
     said = "\n".join(caught.value.problems)
     assert "holds roberta.encoder.layer.99.bias, which the base model does not have" in said
     assert f"holds {first} of shape (1,), in the base model it has (" in said
@@ -141,13 +142,13 @@ def test_weights_that_are_absent_damaged_or_of_random_models_are_refused(tmp_pat
     content[-9] ^= 0x40
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"best\.safetensors is damaged or another's"):
-        export(run, tmp_path / "out")
+        export(run, tmp_path / "out", Form())
     file.write_bytes(b"cut")
     with pytest.raises(UserError, match=r"best\.safetensors cannot be read.*force=true"):
-        export(run, tmp_path / "out")
+        export(run, tmp_path / "out", Form())
     file.unlink()
     with pytest.raises(UserError, match="holds no weights, its record was kept without them"):
-        export(run, tmp_path / "out")
+        export(run, tmp_path / "out", Form())
     random = write(tmp_path / "random", trained(), random_weights=True)
     with pytest.raises(UserError, match="adapts random weights, which are in no file"):
-        export(random, tmp_path / "out")
+        export(random, tmp_path / "out", Form())

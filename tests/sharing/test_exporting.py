@@ -33,7 +33,7 @@ def test_full_fine_tuning_that_kept_no_model_is_refused(full: Trained, tmp_path:
     # The record alone, as it is without keep_model=true.
     (tmp_path / "run.json").write_text(sealed(full.record))
     with pytest.raises(UserError, match="kept none: train it again with keep_model=true force=tr"):
-        export(tmp_path, tmp_path / "out")
+        export(tmp_path, tmp_path / "out", Form())
 
 
 @pytest.mark.parametrize("how", [{"merge": True}, {"base": Path("/nowhere")}])
@@ -41,7 +41,7 @@ def test_a_whole_model_is_neither_merged_nor_put_on_another_base(
     how: dict[str, Any], full: Trained, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="--merge and --base are for adapters: this run kept a wh"):
-        export(full.folder, tmp_path / "out", **how)
+        export(full.folder, tmp_path / "out", Form(**how))
 
 
 def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path) -> None:
@@ -52,15 +52,15 @@ def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path
     del tensors[next(name for name in tensors if "lora_A" in name)]
     save_file(tensors, file)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is damaged or another's"):
-        export(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out", Form())
     file.write_bytes(b"cut")  # shorter than a header
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read"):
-        export(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out", Form())
     shutil.rmtree(file.parent)
     with pytest.raises(
         UserError, match=r"holds no adapter, its record was kept without weights: train it again"
     ):
-        export(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out", Form())
 
 
 def flip(file: Path) -> None:
@@ -83,7 +83,7 @@ def test_an_adapter_with_a_flipped_bit_is_refused(
     with pytest.raises(
         UserError, match=rf"{name} (is damaged or another's|cannot be read).*force=true"
     ):
-        export(tmp_path / "run", tmp_path / "out", merge)
+        export(tmp_path / "run", tmp_path / "out", Form(merge=merge))
     assert not (tmp_path / "out").exists()
 
 
@@ -96,7 +96,7 @@ def test_a_whole_model_with_a_flipped_bit_is_refused(
     with pytest.raises(
         UserError, match=rf"model/{name} is damaged or another's: its sha256 is not the one"
     ):
-        export(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out", Form())
 
 
 def test_a_card_shows_no_score_that_the_predictions_do_not_give(
@@ -111,14 +111,14 @@ def test_a_card_shows_no_score_that_the_predictions_do_not_give(
     with pytest.raises(
         UserError, match=r"its best accuracy is 0\.999 in run\.json, its predictions\.npz gives 0\."
     ):
-        export(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out", Form())
 
 
 def test_random_weights_are_not_handed_on(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
     change_record(tmp_path / "run", model={"revision": None, "random_weights": True})
     with pytest.raises(UserError, match="adapts random weights, which are in no file"):
-        export(tmp_path / "run", tmp_path / "out", merge=True)
+        export(tmp_path / "run", tmp_path / "out", Form(merge=True))
 
 
 def test_an_export_that_breaks_off_leaves_nothing(
@@ -130,7 +130,7 @@ def test_an_export_that_breaks_off_leaves_nothing(
 
     monkeypatch.setattr(model_card, "model_card", broken)
     with pytest.raises(OSError, match="no space"):
-        export(one.folder, tmp_path / "out")
+        export(one.folder, tmp_path / "out", Form())
     assert not list(tmp_path.iterdir())
 
 

@@ -23,6 +23,7 @@ from dora.backbones.backbone import ASSETS, Folder, find_linears, fingerprint
 from dora.backbones.model_config import read_config
 from dora.errors import UserError
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from dora.sharing.merging import find_base
 from runs import only_run, run
 
@@ -79,7 +80,7 @@ def test_stock_peft_gives_our_logits_with_unequal_and_zero_ranks(
     # Ranks that training decides are of three kinds at least; LoRA's are 0 and 1.
     decided = trained.record["ranks"]["start"] != ranks
     assert len(set(ranks.values())) >= (3 if decided else 2)
-    export(trained.folder, tmp_path / "out", alone=True)
+    export(trained.folder, tmp_path / "out", Form(alone=True))
     base = AutoModelForSequenceClassification.from_pretrained(
         trained.base, num_labels=2, dtype=torch.float32
     )
@@ -101,7 +102,7 @@ def test_stock_peft_gives_our_logits_with_unequal_and_zero_ranks(
 def test_plain_transformers_gives_our_logits_of_a_merged_model(
     trained: Trained, tmp_path: Path
 ) -> None:
-    export(trained.folder, tmp_path / "out", merge=True)
+    export(trained.folder, tmp_path / "out", Form(merge=True))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.dtype == torch.float32  # a sum rounded to 16 bits would lose the adapter
     theirs = trained.logits(model, AutoTokenizer.from_pretrained(tmp_path / "out"))
@@ -111,7 +112,7 @@ def test_plain_transformers_gives_our_logits_of_a_merged_model(
 
 
 def test_the_files_lora_tensors_are_what_run_json_counts(trained: Trained, tmp_path: Path) -> None:
-    export(trained.folder, tmp_path / "out")
+    export(trained.folder, tmp_path / "out", Form())
     with safe_open(tmp_path / "out" / "adapter_model.safetensors", "np") as f:
         names = list(f.keys())
         held = sum(f.get_tensor(n).size for n in names if "lora_" in n)
@@ -145,7 +146,7 @@ def test_patterns_name_one_matrix_each() -> None:
 
 
 def test_full_fine_tuning_exports_the_model_it_kept(full: Trained, tmp_path: Path) -> None:
-    export(full.folder, tmp_path / "out")
+    export(full.folder, tmp_path / "out", Form())
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert np.abs(full.recorded() - full.logits(model, tokenizer)).max() < 1e-5
@@ -160,11 +161,11 @@ def test_a_base_model_that_moved_is_found_by_name_and_another_is_refused(
     moved = shutil.move(one.base, tmp_path / "moved")
     try:
         with pytest.raises(UserError, match=r"does not exist; .*; or name its .* --base FOLDER"):
-            export(one.folder, tmp_path / "a", merge=True)
+            export(one.folder, tmp_path / "a", Form(merge=True))
         with pytest.raises(UserError, match="is not the model this run trained on"):
-            export(one.folder, tmp_path / "a", merge=True, base=ASSETS / "tiny_deberta")
+            export(one.folder, tmp_path / "a", Form(merge=True, base=ASSETS / "tiny_deberta"))
         assert not (tmp_path / "a").exists()
-        export(one.folder, tmp_path / "a", base=moved, alone=True)
+        export(one.folder, tmp_path / "a", Form(base=moved, alone=True))
         config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == str(moved)
     finally:

@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import arrays, only_run, run, small, small_glue
 
 pytestmark = [
@@ -69,7 +70,7 @@ def exported(
     run(small(place, f"task={task}", "method=dora", "budget=r1", *short()))
     # As of a run on GLUE's own rows, whose card has a model-index.
     with patch("dora.sharing.front_matter.is_glue", return_value=True):
-        export(only_run(place), place / "out")
+        export(only_run(place), place / "out", Form())
     rows = read_dir(TASKS[task], small_glue(SCORED))["dev"]
     assert rows.second is not None
     texts = [{"text": a, "text_pair": b} for a, b in zip(rows.first, rows.second, strict=True)]

@@ -13,6 +13,7 @@ from hub_server import TOKEN, Hub, serving
 from trained_runs import Trained, dora_run
 
 from dora import export as export_command
+from dora.errors import UserError
 
 NAME = "me/rte-dora"
 Export = Callable[..., int | str | None]
@@ -48,6 +49,9 @@ def export(one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exp
             export_command.main()
         except SystemExit as e:
             return e.code
+        except UserError as e:  # of which `command` makes the same
+            print(e, file=sys.stderr)
+            return e.exit_code
         return None
 
     return exported

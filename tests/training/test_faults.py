@@ -19,14 +19,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dora.errors import NotNow, RunFailed, UserError, foreseen
+from dora.errors import NotNow, RunFailed, UserError
 from dora.files import write_atomic
 from dora.records import study
 from dora.records.record import Record
 from dora.training import checkpoint
+from dora.training.foreseen import foreseen
 from dora.training.loop import Loop
 from runs import (
     command,
+    configure,
     cut,
     left_alone,
     only_run,
@@ -198,7 +200,7 @@ LASTS = (errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 def test_whatever_befalls_a_disk_is_told_alike_and_is_temporary_where_it_passes(
     number: int,
 ) -> None:
-    told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48, 64)
+    told = foreseen(OSError(number, os.strerror(number), "there"), 6, configure(), 64, 1)
     assert getattr(told, "exit_code", None) == (75 if number in PASSES else 1)
     assert str(told) == (
         f"{os.strerror(number)} at there; once that is mended, "
@@ -347,22 +349,26 @@ def test_what_keeps_a_directory_from_being_opened_is_temporary_where_it_passes(
 def test_a_process_that_was_killed_beside_this_one_is_no_failure_of_the_run() -> None:
     # gloo says so to the survivors; it has no exception class for it.
     gloo = RuntimeError("[/a/pair.cc:553] Connection closed by peer [127.0.0.1]:39121")
-    found = foreseen(gloo, 8, 16, 1, 128, 64)
+    found = foreseen(gloo, 8, configure(), 64, 1)
     assert isinstance(found, NotNow)
     assert str(found) == (
         "another process of this run ended before its time; "
         "the same command takes the run up after step 8"
     )
-    assert foreseen(RuntimeError("shapes do not fit"), 8, 16, 1, 128, 64) is None
+    assert foreseen(RuntimeError("shapes do not fit"), 8, configure(), 64, 1) is None
 
 
 def test_a_full_memory_names_an_evaluation_that_takes_more_rows_than_a_step() -> None:
     full = torch.OutOfMemoryError("CUDA out of memory")
-    small, large = (str(foreseen(full, 0, batch, 1, 128, 256)) for batch in (4, 256))
+
+    def told(evaluated: int, processes: int, *words: str) -> str:
+        return str(foreseen(full, 0, configure("max_length=128", *words), evaluated, processes))
+
+    small, large = (told(256, 1, f"batch_size={batch}") for batch in (4, 256))
     assert small.startswith(
         "out of memory with 4 examples of up to 128 tokens at a time (256 in an evaluation, where "
         "only a smaller max_length helps): try grad_accum=2 "
     )
     assert "evaluation" not in large
     # Of 16 rows each of two processes has 8, in two parts.
-    assert "with 4 examples" in str(foreseen(full, 0, 16, 2, 128, 4, processes=2))
+    assert "with 4 examples" in told(4, 2, "batch_size=16", "grad_accum=2")

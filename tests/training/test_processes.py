@@ -167,7 +167,7 @@ def test_processes_go_by_what_the_main_one_reads_of_a_run(monkeypatch: pytest.Mo
     monkeypatch.setattr(unless_done, "read_done", lambda _: {"status": "done"})
     monkeypatch.setattr(unless_done, "unpredicted", lambda *_: ["ax"])
     prepared: Any = SimpleNamespace(
-        record_folder=Path(), rows={}, config=SimpleNamespace(device="cpu")
+        record_folder=Path, rows={}, config=SimpleNamespace(device="cpu")
     )
     for main in ((None, []), ({"status": "done"}, [])):
         monkeypatch.setattr(processes.World, "broadcast", lambda world, value, main=main: main)

@@ -10,7 +10,7 @@ from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import size
 from dora.analysis.rows import Row
 from dora.analysis.stats import ROUNDING
-from dora.analysis.table import AVERAGE, Cost, Table
+from dora.analysis.table import AVERAGE, Cost, Table, train_seconds
 from dora.records.about_method import adapter_parameters
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SMALLEST, _GROWTH = 4, 5
 # The axis of each panel: its title, and the cost of a run.
 COSTS: dict[str, Cost] = {
     "adapter parameters": adapter_parameters,
-    "seconds of training": lambda run, score: float(run["train_s"]),
+    "seconds of training": train_seconds,
 }
 
 

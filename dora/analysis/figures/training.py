@@ -16,12 +16,11 @@ import numpy as np
 from dora.analysis.figures.points import Drawn, Lines, row_of
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
 from dora.analysis.rows import Row, budget_in_words
-from dora.analysis.run_journals import places, rank_path, undamaged
+from dora.analysis.run_journals import curve, places, rank_path
 from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
-from dora.records import journals
 from dora.records.about_method import ranks_of
 from dora.records.schema import Run
 
@@ -229,9 +228,7 @@ def learning_curves(table: Table) -> Drawn | None:
     for task, (method, row) in product(table.averaged, rows.items()):
         metric = TASKS[task].metrics[0]
         for run in table.runs_of(row, task):
-            for step, score in undamaged(
-                run, journals.METRICS, journals.scores(run["folder"], metric)
-            ):
+            for step, score in curve(run, "dev", metric):
                 scores[task, method, step].append(100 * score)
     lines: Lines = [
         {
@@ -254,8 +251,8 @@ def learning_curves(table: Table) -> Drawn | None:
     figure, axes = panels([View().title(task) for task in tasks])
     for panel, task in zip(axes, tasks, strict=True):
         for method in table.methods:
-            curve = [p for p in lines if (p["task"], p["method"]) == (task, method)]
-            _curve(panel, curve, method, look[method])
+            drawn = [p for p in lines if (p["task"], p["method"]) == (task, method)]
+            _curve(panel, drawn, method, look[method])
     titles(figure, "step", "development score")
     legend(figure, axes, table.title)
     return figure, lines

@@ -6,7 +6,7 @@ Contrast is WCAG 2's: (L + 0.05) / (l + 0.05) of the relative luminances, 21 of 
 from __future__ import annotations
 
 LIGHT, DARK = "#ffffff", "#15191e"  # the backgrounds of assets/report/report.css
-# Of light marks WCAG asks 3; on the dark page thin lines of 3 are seen and not read.
+# WCAG asks for 3; on the dark page thin lines of contrast 3 are seen and not read.
 LEAST_ON_LIGHT, LEAST_ON_DARK = 3.0, 5.0
 _STEPS = 50  # shades that are tried between the colour and white or black
 

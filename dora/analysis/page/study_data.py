@@ -15,13 +15,12 @@ from dora.analysis.figures.style import styles
 from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
 from dora.analysis.rows import budget_in_words, budget_order
-from dora.analysis.run_journals import places, rank_path, undamaged
+from dora.analysis.run_journals import curve, places, rank_path
 from dora.analysis.stats import ROUNDING, t_quantile
 from dora.analysis.table import Table
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
-from dora.records import journals
 from dora.records.about_method import adapter_parameters, ranks_of, trains_all
 from dora.records.about_starts import dirty
 from dora.records.place import place_of
@@ -91,7 +90,7 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
             {
                 **about(table, run),
                 "group": found.index(table),
-                "curves": {name: _pooled(curve, steps) for name, curve in _curves(run).items()},
+                "curves": {name: _pooled(points, steps) for name, points in _curves(run).items()},
                 "ranks": _ranks(run, table.view.score, matrices),
                 "record": values,
             }
@@ -193,14 +192,13 @@ def _printable(value: Any) -> Any:
 
 def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Returns a run's curves as (step, value): `score` in points, `loss`, `live` components."""
-    folder, metric = run["folder"], TASKS[run["config"]["task"]].metrics[0]
-    scores = undamaged(run, journals.METRICS, journals.scores(folder, metric))
+    metric = TASKS[run["config"]["task"]].metrics[0]
     found: dict[str, list[tuple[int, float]]] = {
-        "score": [(step, 100 * score) for step, score in scores],
-        "loss": list(undamaged(run, journals.METRICS, journals.losses(folder))),
+        "score": [(step, 100 * score) for step, score in curve(run, "dev", metric)],
+        "loss": list(curve(run, "train", "loss")),
         "live": [(step, sum(ranks.values())) for step, ranks in rank_path(run)],
     }
-    return {name: thinned(curve) for name, curve in found.items() if curve}
+    return {name: thinned(points) for name, points in found.items() if points}
 
 
 def thinned(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:

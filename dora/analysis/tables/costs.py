@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words, budget_starts
-from dora.analysis.table import Table
+from dora.analysis.table import Table, train_seconds
 from dora.analysis.tables.layout import Grid
 from dora.analysis.tables.scores import caption, parameters
 from dora.analysis.tables.unlike import trained_on
 from dora.data.tasks import TASKS
 from dora.plain import counted, duration
-from dora.records.schema import Run
 
 _NOTE = (
     "seconds: of training alone, by the clock, the mean over tasks of the mean over runs; if runs "
@@ -39,7 +38,7 @@ def costs(table: Table) -> Grid:
                 str(len(runs)),
                 parameters(table, row),
                 size_range([run["params"]["head"] for run in runs]),
-                f"{table.mean_cost(row, common, _seconds):,.0f}" if common else "–",
+                f"{table.mean_cost(row, common, train_seconds):,.0f}" if common else "–",
                 f"{peak / 2**20:,.0f}",
             ]
         )
@@ -59,10 +58,6 @@ def costs(table: Table) -> Grid:
     notes.append(_in_all(table))
     text = f"{caption(table)}: parameters, time, memory"
     return Grid(text, head, rows, rules=budget_starts(shown), name="costs", notes=notes)
-
-
-def _seconds(run: Run, score: str) -> float:
-    return float(run["train_s"])
 
 
 def _in_all(table: Table) -> str:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from dora.analysis.comparison import ALPHA, Difference, differences
+from dora.analysis.names import task_titles
 from dora.analysis.rows import budget_in_words
 from dora.analysis.table import Table
 from dora.analysis.tables.layout import Grid
 from dora.analysis.tables.scores import caption, with_interval
-from dora.data.tasks import TASKS
 from dora.plain import number_range
 
 DETECTABLE = "detectable at 80 % power"  # the head of the column with `Difference.detectable`
@@ -111,10 +111,9 @@ def difference_notes(found: Sequence[Difference], baseline: str) -> list[str]:
         )
     constant = {task for d in found if d.task is None for task in d.constant}
     if constant:
-        names = ", ".join(TASKS[task].folder for task in TASKS if task in constant)
         notes.append(
             "average: too certain for a method that every seed gives the same difference on "
-            f"{names}, whose error then counts as 0"
+            f"{task_titles(constant)}, whose error then counts as 0"
         )
     if any(d.estimate.error == 0 for d in found):
         notes.append(

@@ -189,10 +189,10 @@ def _words(text: str) -> str:
 
 
 def _widest(numbers: Sequence[Number]) -> list[str]:
-    """Returns the small parts among which TeX finds the widest, with 0 for each digit.
+    """Returns the small parts that may be the widest, with 0 for each digit; TeX measures them.
 
-    These are those about as long as the longest, and those about as long above as any: where the
-    rest goes below the number, the marks alone need room.
+    They are about as long as the longest part, or have about the longest marks: where spreads stand
+    below the numbers, the marks alone need room beside them.
     """
     kinds = {_zeros(n.small): (_length(n.below), _length(n.above)) for n in numbers if n.small}
     longest = max(map(max, kinds.values()), default=0)

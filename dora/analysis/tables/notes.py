@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 from dora.analysis.comparison import ALPHA
-from dora.analysis.names import size, size_range
+from dora.analysis.names import size, size_range, task_titles
 from dora.analysis.rows import budget_in_words, has_budget, row_order
 from dora.analysis.table import Table
 from dora.analysis.tables.run_notes import earlier_runs, run_notes
@@ -113,13 +113,8 @@ def _average_notes(table: Table) -> list[str]:
     """Returns the note on the tasks that the average is over, if there is one."""
     if None not in table.columns:
         return []
-    text = f"average: over {_folders(table.averaged)}"
-    text += f", without {_folders(table.apart)}" if table.apart else ""
+    text = f"average: over {task_titles(table.averaged)}"
+    text += f", without {task_titles(table.apart)}" if table.apart else ""
     if table.not_averaged:
-        text += f"; not over {_folders(table.not_averaged)}, of which there are runs, too"
+        text += f"; not over {task_titles(table.not_averaged)}, of which there are runs, too"
     return [text]
-
-
-def _folders(tasks: Iterable[str]) -> str:
-    """Returns tasks as tables name them, in GLUE's order."""
-    return ", ".join(TASKS[task].folder for task in TASKS if task in set(tasks))

@@ -25,8 +25,8 @@ def report(seen: list[Seen], results: Path) -> list[str]:
     """Returns the lines of the table, the runs at work, and what is left."""
     lines = [*table(seen).splitlines(), "", *_details(seen)]
     lines.append(f"{counted(len(seen), 'run')}: {study.in_words(study.count(seen))}")
-    if (left := _time_left(seen)) is not None:
-        lines.append(left)
+    if (left := estimate.left(seen, TO_DO)) is not None:
+        lines.append(f"left: {estimate.in_words(left)}")
     if any(s.state in TO_DO for s in seen):
         lines.append(
             f"what is left to do, as commands: {study.command_over(results, 'status', '--missing')}"
@@ -105,9 +105,3 @@ def _details(seen: list[Seen]) -> list[str]:
 def _at_step(seen: Seen) -> str | None:
     """Returns `step 30 of 90`, of the last checkpoint, or None before the first."""
     return None if seen.step is None else f"step {seen.step:,} of {seen.total_steps:,}"
-
-
-def _time_left(seen: list[Seen]) -> str | None:
-    """Returns a line on how long the study will still take, None where nothing tells."""
-    left = estimate.left(seen, TO_DO)
-    return None if left is None else f"left: {estimate.in_words(left)}"
