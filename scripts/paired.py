@@ -120,7 +120,7 @@ def lines(found: dict[Group, list[Pairs]], view: View) -> Iterator[str]:
     yield "| data | model | method | score | n | A | B | B - A | 95 % |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for (data, model, *row), tasks in found.items():
-        name = f"{row[0]} {budget_in_words((row[0], row[1]))}"
+        name = f"{row[0]} {budget_in_words(row[1])}"
         for pairs in tasks:
             yield _line([data, model, name, view.title(pairs.task)], [pairs])
         if len(tasks) > 1:

@@ -17,7 +17,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from dora.analysis.rows import Row, has_budget
+from dora.analysis.rows import has_budget
 from dora.analysis.stats import (
     RESAMPLED,
     ROUNDING,
@@ -28,6 +28,7 @@ from dora.analysis.stats import (
     resampled,
 )
 from dora.analysis.table import Table
+from dora.records.place import Row
 
 ALPHA = 0.05
 
@@ -140,7 +141,7 @@ def uncompared(
     for (row, other), column in product(_beside_baseline(table), table.columns):
         # A cell without a score is seen as a hole.
         scored = all(table.values(r, t) for r in (row, other) for t in table.over(column))
-        beside = leading.get((row[1], column))
+        beside = leading.get((row.budget, column))
         said = beside is not None and other in beside.best and row in beside.untested
         if scored and not said and not _paired(table, row, other, column):
             found.setdefault(row, []).append(column)
@@ -260,7 +261,7 @@ def _told_apart(table: Table) -> dict[tuple[Row, Row, str | None], bool]:
     rest = [
         pair
         for block in filter(lambda block: has_budget(block[0]), table.blocks)
-        for pair in combinations([row for row in block if row[0] != table.view.baseline], 2)
+        for pair in combinations([row for row in block if row.method != table.view.baseline], 2)
     ]
     for family in _families(table):
         others = [

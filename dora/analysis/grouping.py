@@ -58,12 +58,12 @@ def _keep_one_configuration(table: Table, every: Sequence[Table]) -> Iterator[st
     source += [table.model] if any(other.model != table.model for other in every) else []
     for row, by_task in table.cells.items():
         for task, members in by_task.items():
-            cell = [*source, task, row[0], *([row[1]] if has_budget(row) else [])]
+            cell = [*source, task, row.method, *([row.budget] if has_budget(row) else [])]
             by_task[task], problem = conflicts.one_configuration(
                 members, table.view.mix, ":".join(cell)
             )
             if problem:
-                name = f"{TASKS[task].folder} of {row[0]} {budget_in_words(row)}"
+                name = f"{TASKS[task].folder} of {row.method} {budget_in_words(row.budget)}"
                 table.left_out.append(f"{name}: its runs are of several configurations")
                 yield f"{name} on {table.model}, data {table.data}: {problem}"
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dora.analysis.rows import Row
 from dora.analysis.table import Table
 from dora.records import gaps
-from dora.records.place import place_of
+from dora.records.place import Row, place_of
 from dora.records.study import NOTHING_LEFT, Seen
 
 

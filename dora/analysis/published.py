@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dora.analysis.rows import Row, has_budget
+from dora.analysis.rows import has_budget
 from dora.analysis.table import Table
 from dora.analysis.view import MEAN
 from dora.backbones.architectures import USUAL
 from dora.package import ASSETS
 from dora.records.about_data import is_glue
+from dora.records.place import Row
 from dora.records.schema import Run
 
 FILE = ASSETS / "published.csv"
@@ -107,7 +108,7 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
     ours, runs = list(table.values(row, task).values()), table.runs_of(row, task)
     if len(ours) < 2 or table.view.score != "best" or not all(map(_as_papers_do, runs)):
         return
-    measured = (row[0], task, table.view.metric(task))
+    measured = (row.method, task, table.view.metric(task))
     for number in (n for group in rows_for(table.model).values() for n in group):
         if (number.method, number.task, number.metric) != measured:
             continue

@@ -10,9 +10,7 @@ from itertools import pairwise
 
 from dora.adapters import budget
 from dora.records.about_method import NO_BUDGET
-
-# (method, budget), each as its folder of a run directory is named.
-Row = tuple[str, str]
+from dora.records.place import Row
 
 # Every method is compared with this one unless a view names another. A choice of comparison: the
 # papers compare with LoRA. Nothing else in the analysis depends on this method's properties.
@@ -25,17 +23,17 @@ def has_budget(row: Row) -> bool:
     The budget's folder says so, not the method's name: full fine-tuning is not the only method
     without a budget.
     """
-    return row[1] != NO_BUDGET
+    return row.budget != NO_BUDGET
 
 
-def budget_in_words(row: Row) -> str:
-    """Returns the budget as tables print it: `0.3M`, `13,824`, `r8`, a dash for none."""
-    return budget.in_words(row[1]) if has_budget(row) else "–"
+def budget_in_words(text: str) -> str:
+    """Returns a row's budget as tables print it: `0.3M`, `13,824`, `r8`, a dash for none."""
+    return "–" if text == NO_BUDGET else budget.in_words(text)
 
 
 def budget_starts(rows: Sequence[Row]) -> set[int]:
     """Returns the indices of rows at which another budget begins; tables have a rule above them."""
-    return {i for i, (before, row) in enumerate(pairwise(rows), 1) if before[1] != row[1]}
+    return {i for i, (before, row) in enumerate(pairwise(rows), 1) if before.budget != row.budget}
 
 
 def budget_order(text: str) -> tuple[int, int, str]:

@@ -12,6 +12,7 @@ from dora.configuration.search_file import Search
 from dora.data.tasks import TASKS, score_key
 from dora.records import journals
 from dora.records.about_method import NO_BUDGET
+from dora.records.place import Row
 from dora.records.schema import Run
 
 
@@ -52,7 +53,7 @@ def in_order(searches: Iterable[Search]) -> list[Search]:
 
     def place(search: Search) -> tuple[Any, ...]:
         key = search.key
-        row = row_order((key.method, key.budget or NO_BUDGET))
+        row = row_order(Row(key.method, key.budget or NO_BUDGET))
         length = length_order(key.length)
         return key.model, tasks.index(key.task), length, key.data, row
 

@@ -13,12 +13,13 @@ from operator import itemgetter
 from statistics import fmean
 
 from dora.analysis.names import data_title, method_title
-from dora.analysis.rows import Row, row_order
+from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.stats import Estimate, average
 from dora.analysis.view import View
 from dora.data.tasks import TASKS
 from dora.records.about_data import is_glue
 from dora.records.about_method import NO_BUDGET
+from dora.records.place import Row
 from dora.records.schema import Run
 
 # WNLI's development set contradicts its training set, so the field leaves it out of averages.
@@ -59,13 +60,17 @@ class Table:
         own = titles[method]
         return f"{own} ({method})" if list(titles.values()).count(own) > 1 else own
 
+    def row_title(self, row: Row) -> str:
+        """Returns a row in words: `DoRA r8`."""
+        return f"{self.title(row.method)} {budget_in_words(row.budget)}"
+
     @cached_property
     def _titles(self) -> dict[str, str]:
         """The title of each method that has a row, whether or not others share it."""
         return {method: self._title_of(method) for method in self.methods}
 
     def _title_of(self, method: str) -> str:
-        runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))
+        runs = (run for row in self.rows if row.method == method for run in self.runs_of(row))
         newest = max(runs, key=itemgetter("arithmetic"), default=None)
         return method_title(method) if newest is None else str(newest["method"]["title"])
 
@@ -79,7 +84,7 @@ class Table:
 
         It has the row's budget, or none where the baseline has none.
         """
-        same, whole = (self.view.baseline, row[1]), (self.view.baseline, NO_BUDGET)
+        same, whole = Row(self.view.baseline, row.budget), Row(self.view.baseline, NO_BUDGET)
         return whole if whole in self.cells and same not in self.cells else same
 
     @property
@@ -113,7 +118,7 @@ class Table:
         """The rows of each budget, which can be compared; those without one are the first block."""
         found: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row[1], []).append(row)
+            found.setdefault(row.budget, []).append(row)
         return list(found.values())
 
     @property

@@ -35,7 +35,7 @@ def labels(runs: Mapping[Words, Place], pending: Sequence[Words]) -> list[str]:
     for number, words in enumerate(pending, 1):
         _, task, _, method, budget, _, seed = runs[words]
         parts = [task, method, seed]
-        parts += [budget_in_words((method, budget))] if budgets and budget != NO_BUDGET else []
+        parts += [budget_in_words(budget)] if budgets and budget != NO_BUDGET else []
         parts += [text for text in others[words] if len(text) <= LABEL_WIDTH]
         found.append(f"[{number}/{len(pending)} {' '.join(parts)}]")
     return found
@@ -101,7 +101,7 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     for row, scores in cells.items():
         method, budget, more = row
         means = (_mean(scores.get(t, []), (row, t) in marked) for t in tasks)
-        lines.append([method, budget_in_words((method, budget)), more, *means])
+        lines.append([method, budget_in_words(budget), more, *means])
     if not any(line[2] for line in lines):
         lines = [[*line[:2], *line[3:]] for line in lines]
     table = plain(Grid("", lines[0], lines[1:])).splitlines()

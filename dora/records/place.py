@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+class Row(NamedTuple):
+    """A row of a table, a method and a budget, each as its folder is named."""
+
+    method: str
+    budget: str
+
+
 class Place(NamedTuple):
     """The folders that name a run, from results/runs inwards.
 
@@ -21,9 +28,9 @@ class Place(NamedTuple):
     seed: str
 
     @property
-    def row(self) -> tuple[str, str]:
-        """The row of a table that the run belongs to: method and budget."""
-        return self.method, self.budget
+    def row(self) -> Row:
+        """The row of a table that the run belongs to."""
+        return Row(self.method, self.budget)
 
 
 def place_of(folder: Path) -> Place:

@@ -9,7 +9,6 @@ from pathlib import Path
 from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.grouping import tables
 from dora.analysis.names import model_title
-from dora.analysis.rows import Row
 from dora.analysis.stats import Estimate, average, holm
 from dora.analysis.table import Table
 from dora.analysis.tables.differences import DETECTABLE, p_value, points
@@ -18,6 +17,7 @@ from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View
 from dora.plain import number_range
 from dora.records.finished import read_runs
+from dora.records.place import Row
 
 PRUNING = ("adalora", "dora")
 TITLES = {"lora": "LoRA", "adalora": "AdaLoRA − LoRA", "dora": "DoRA − LoRA"}
@@ -65,16 +65,18 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
     `whole`: with p and power.
     """
     made = differences(table)
-    if len(budgets := {d.row[1] for d in made}) > 1:
+    if len(budgets := {d.row.budget for d in made}) > 1:
         raise SystemExit(f"{table.name} has budgets {', '.join(budgets)}: this block shows one")
-    found = {(d.task, d.row[0]): d for d in made}
+    found = {(d.task, d.row.method): d for d in made}
     tasks = [None, *table.averaged] if None in table.columns else table.averaged
     for task in tasks:
         ours = [found.get((task, method)) for method in PRUNING]
         there = [d for d in ours if d]
         if not there:
             continue
-        lora = average([_of_pairs(table, ("lora", there[0].row[1]), t) for t in table.over(task)])
+        lora = average(
+            [_of_pairs(table, ("lora", there[0].row.budget), t) for t in table.over(task)]
+        )
         cells = [model_title(table.model), f"{table.steps:,}"]
         cells += [table.column_title(task), f"{lora.mean:.1f}"]
         for d in ours:
@@ -86,7 +88,9 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
 
 def _of_pairs(table: Table, row: Row, task: str) -> list[float]:
     """Returns the row's scores of the seeds that a row of the others has too."""
-    others = [table.values(each, task) for each in table.rows if each[1] == row[1] and each != row]
+    others = [
+        table.values(each, task) for each in table.rows if each.budget == row.budget and each != row
+    ]
     return [
         score for seed, score in table.values(row, task).items() if any(seed in o for o in others)
     ]
@@ -105,7 +109,7 @@ def changes(folder: Path) -> str:
     view = View(by_length=True, methods=("lora", *PRUNING))
     lengths = tables(read_runs(folder), view)
     models = {(each.data, each.model) for each in lengths}
-    budgets = {row[1] for each in lengths for row in each.rows}
+    budgets = {row.budget for each in lengths for row in each.rows}
     if len(models) > 1 or len(budgets) > 1:
         raise SystemExit(f"{folder} has several models or budgets: this block shows one of each")
     head = ["score", "method", *(f"{each.steps:,} steps" for each in lengths)]
@@ -154,7 +158,7 @@ def _add_changes(grid: Grid, lengths: Sequence[Table], scores: dict[str, list[st
 
 def _ahead(table: Table, method: str, tasks: Sequence[str]) -> list[dict[int, float]]:
     """Returns LoRA's scores by seed, or a method's less LoRA's, for each task; [] if one has none."""
-    rows, found = {row[0]: row for row in table.rows}, []
+    rows, found = {row.method: row for row in table.rows}, []
     if not {"lora", method} <= rows.keys():
         return []
     for task in tasks:

@@ -20,6 +20,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records.finished import read_runs
 from dora.records.gaps import scan
+from dora.records.place import Row
 from record_files import federation_entry, write_run
 from runs import change_record
 
@@ -320,9 +321,9 @@ def test_a_run_that_diverged_is_noted_in_the_table_of_its_length(tmp_path: Path)
 
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:
     rows = (("lora", "none"), ("lora", "r8"), ("dora", "r8"), ("dora", "r2"))
-    table = Table("dir", "m", View(), cells={row: {} for row in rows})
-    assert table.compared_with(("dora", "r8")) == ("lora", "r8")
-    assert table.compared_with(("dora", "r2")) == ("lora", "none")
+    table = Table("dir", "m", View(), cells={Row(*row): {} for row in rows})
+    assert table.compared_with(Row("dora", "r8")) == Row("lora", "r8")
+    assert table.compared_with(Row("dora", "r2")) == Row("lora", "none")
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget()
     ],
 )
 def test_a_budget_is_printed_in_three_digits(typed: str, printed: str) -> None:
-    assert budget_in_words(("lora", str(Budget.parse(typed)))) == printed
+    assert budget_in_words(str(Budget.parse(typed))) == printed
 
 
 def test_the_name_of_a_view_holds_every_choice() -> None:

@@ -12,10 +12,11 @@ from dora.analysis.grouping import tables
 from dora.analysis.published import Number, departures, numbers, rows_for
 from dora.analysis.view import View
 from dora.records.finished import read_runs
+from dora.records.place import Row
 from record_files import write_run
 from runs import change_record
 
-LORA = ("lora", "300000")
+LORA = Row("lora", "300000")
 
 
 def test_the_facts_are_read_whole() -> None:
@@ -162,7 +163,7 @@ def test_what_was_not_measured_alike_is_never_contradicted(case: str, tmp_path: 
     else:
         median_runs(tmp_path, scores, task=task, **changes)
     (table,) = tables(read_runs(tmp_path), View("last") if case == "last" else None)
-    row = ("full", "none") if case == "no spread" else LORA
+    row = Row("full", "none") if case == "no spread" else LORA
     # The cell is there: it is not for want of scores.
     assert table.values(row, task)
     assert not list(departures(table, row, task))

@@ -8,10 +8,10 @@ from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.points import Drawn, Line, Lines, mean_and_ends, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import size
-from dora.analysis.rows import Row
 from dora.analysis.stats import ROUNDING
 from dora.analysis.table import AVERAGE, Cost, Table, train_seconds
 from dora.records.about_method import adapter_parameters
+from dora.records.place import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,8 +68,8 @@ def _point(table: Table, row: Row, title: str) -> Line | None:
         return None
     return {
         "cost": title,
-        "method": row[0],
-        "budget": row[1],
+        "method": row.method,
+        "budget": row.budget,
         "value": value,
         **mean_and_ends(estimate),
         "on_front": False,

@@ -33,7 +33,7 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     with_mark = {line["method"] for line in lines}
     shown = [method for method in table.methods if method in with_mark]
     look = styles(table.methods)
-    heads = [f"budget {budget_in_words((table.view.baseline, budget))}" for budget in budgets]
+    heads = [f"budget {budget_in_words(budget)}" for budget in budgets]
     bands = _bands(lines, scores)
     height = sum(bands.values())
     figure, axes = panels(heads, width=2.4, height=height, left=1.0, same_y=True)
@@ -91,8 +91,8 @@ def _heights(
 
 def _difference(d: Difference, name: str) -> Line:
     return {
-        "method": d.row[0],
-        "budget": d.row[1],
+        "method": d.row.method,
+        "budget": d.row.budget,
         "score": name,
         **mean_and_ends(d.estimate),
         "p_holm": d.p,

@@ -70,18 +70,18 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
 
 def _lines(tables: Sequence[Table], column: str | None, tasks: Sequence[str]) -> Iterator[Line]:
     """Yields a line for each method and length with a score; an average is over all of `tasks`."""
-    budgets = [row[1] for table in tables for row in table.rows if has_budget(row)]
+    budgets = [row.budget for table in tables for row in table.rows if has_budget(row)]
     shown = {NO_BUDGET, max(budgets, key=budget_order, default=NO_BUDGET)}
     for table in tables:
         if column is None and table.averaged != tasks:
             continue
-        for row in (row for row in table.rows if row[1] in shown):
+        for row in (row for row in table.rows if row.budget in shown):
             if (estimate := table.mean(row, column)) is None:
                 continue
             yield {
                 "score": table.column_title(column),
-                "method": row[0],
-                "budget": row[1],
+                "method": row.method,
+                "budget": row.budget,
                 "steps": table.steps,
                 **mean_and_ends(estimate),
                 CROSSES: False,

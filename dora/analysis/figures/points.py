@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dora.analysis.rows import Row
 from dora.analysis.stats import Estimate
+from dora.records.place import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ Drawn = tuple["Figure", Lines]  # a figure and the numbers in it
 
 def row_of(line: Line) -> Row:
     """Returns the row of the table that a line is of."""
-    return line["method"], line["budget"]
+    return Row(line["method"], line["budget"])
 
 
 def mean_and_ends(estimate: Estimate) -> Line:

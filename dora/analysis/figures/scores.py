@@ -10,9 +10,10 @@ from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.points import Drawn, Line, draw_means, mean_and_ends, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import size
-from dora.analysis.rows import Row, has_budget
+from dora.analysis.rows import has_budget
 from dora.analysis.table import AVERAGE, Table
 from dora.records.about_method import adapter_parameters
+from dora.records.place import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,8 +66,8 @@ def _mean(table: Table, row: Row, column: str | None) -> Line | None:
         return None
     return {
         "score": table.column_title(column),
-        "method": row[0],
-        "budget": row[1],
+        "method": row.method,
+        "budget": row.budget,
         "adapter_params": table.mean_cost(row, table.over(column), adapter_parameters),
         **mean_and_ends(estimate),
     }

@@ -15,13 +15,14 @@ import numpy as np
 
 from dora.analysis.figures.points import Drawn, Lines, row_of
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
-from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.rows import budget_in_words
 from dora.analysis.run_journals import curve, places, rank_path
 from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.records.about_method import ranks_of
+from dora.records.place import Row
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def final_ranks(table: Table) -> Drawn | None:
         _image(panel, [line for line in lines if line["task"] == task], layers, columns)
         panel.set_ylabel(f"{TASKS[task].folder}\nlayer", fontsize=8)
         for row in rows:
-            centre = columns[row[0], row[1], kinds[0]] + (len(kinds) - 1) / 2
-            name = f"{table.title(row[0])} {budget_in_words(row)}"
+            centre = columns[row.method, row.budget, kinds[0]] + (len(kinds) - 1) / 2
+            name = table.row_title(row)
             panel.text(centre, len(layers) - 0.3, name, ha="center", va="bottom", fontsize=8)
     axes[-1].set_xticks(list(columns.values()), [key[-1] for key in columns], fontsize=6)
     _colour_bar(figure, axes[-1])
@@ -90,9 +91,7 @@ def _ranks_in_print(table: Table, lines: Lines, layers: list[int], kinds: list[s
     """Draws a panel for each cell that has runs: together they are too wide for a page."""
     height = 0.13 * len(layers) + 0.1
     cells = list(dict.fromkeys((line["task"], row_of(line)) for line in lines))
-    heads = [
-        f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}" for task, row in cells
-    ]
+    heads = [f"{TASKS[task].folder}, {table.row_title(row)}" for task, row in cells]
     # Narrower ones have no room for the ranks as numbers.
     figure, axes = panels(heads, 4, 1.5, height, right=0.7, gap=0.25, narrowest=1.3)
     for panel, (task, row) in zip(axes, cells, strict=True):
@@ -124,8 +123,8 @@ def _ranks(table: Table, row: Row, task: str) -> Lines:
     return [
         {
             "task": task,
-            "method": row[0],
-            "budget": row[1],
+            "method": row.method,
+            "budget": row.budget,
             "layer": layer,
             "matrix": kind,
             "rank": end,
@@ -170,7 +169,7 @@ def rank_paths(table: Table) -> Drawn | None:
     Each method at its largest budget.
     """
     # Rows are sorted by budget, so the last one of a method is its largest.
-    rows = {row[0]: row for row in adaptive(table)}
+    rows = {row.method: row for row in adaptive(table)}
     ranks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     for task, (method, row) in product(table.averaged, rows.items()):
         for run in table.runs_of(row, task):
@@ -194,7 +193,7 @@ def rank_paths(table: Table) -> Drawn | None:
     if not shown:
         return None
     heads = [
-        f"{TASKS[task].folder}, {table.title(method)} {budget_in_words(rows[method])}"
+        f"{TASKS[task].folder}, {table.title(method)} {budget_in_words(rows[method].budget)}"
         for task, method in shown
     ]
     figure, axes = panels(heads, 2 * len(rows), same_y=True)
@@ -223,7 +222,7 @@ def learning_curves(table: Table) -> Drawn | None:
     Each method at its largest budget.
     """
     # As in rank_paths, the last row of a method has its largest budget.
-    rows = {row[0]: row for row in table.rows}
+    rows = {row.method: row for row in table.rows}
     scores: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for task, (method, row) in product(table.averaged, rows.items()):
         metric = TASKS[task].metrics[0]

@@ -142,7 +142,7 @@ def about(table: Table, run: Run) -> dict[str, Any]:
         "method": at.method,
         "methodTitle": printable(table.title(at.method)),
         "budget": at.budget,
-        "budgetTitle": budget_in_words(at.row),
+        "budgetTitle": budget_in_words(at.row.budget),
         # By kind, then size: a thousand ranks are still less than one number of parameters.
         "budgetOrder": budget_order(at.budget)[:2],
         "key": at.key,
@@ -264,7 +264,7 @@ def _group(table: Table) -> dict[str, Any]:
 
 def looks(found: Sequence[Table]) -> dict[str, dict[str, Any]]:
     """Returns each method's marker, and its colour for light and for dark pages."""
-    methods = {row[0] for table in found for row in table.rows}
+    methods = {row.method for table in found for row in table.rows}
     return {
         method: {
             "marker": look["marker"],

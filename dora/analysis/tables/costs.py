@@ -33,8 +33,8 @@ def costs(table: Table) -> Grid:
         peak = max(run["peak_memory_bytes"] for run in runs)
         rows.append(
             [
-                table.title(row[0]),
-                budget_in_words(row),
+                table.title(row.method),
+                budget_in_words(row.budget),
                 str(len(runs)),
                 parameters(table, row),
                 size_range([run["params"]["head"] for run in runs]),

@@ -41,7 +41,7 @@ def trained(table: Table) -> Grid | None:
         apart = apart or any(len(set(each) - {None}) > 1 for each in counts)
         columns = [[n for n in column if n is not None] for column in zip(*counts, strict=True)]
         cells = [size_range(column) if column else "–" for column in columns]
-        rows.append([table.title(row[0]), budget_in_words(row), *cells])
+        rows.append([table.title(row.method), budget_in_words(row.budget), *cells])
     if not apart:
         return None
     head = [
@@ -78,8 +78,8 @@ def federated(table: Table) -> Grid | None:
             runs = [run for run in table.runs_of(row, task) if "federation" in run]
             if runs:
                 named = {
-                    "method": table.title(row[0]),
-                    "budget": budget_in_words(row),
+                    "method": table.title(row.method),
+                    "budget": budget_in_words(row.budget),
                     "task": table.view.title(task),
                 }
                 lines.append({**named, **_rounds(runs)})

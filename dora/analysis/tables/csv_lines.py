@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dora.analysis.comparison import differences
-from dora.analysis.rows import Row
 from dora.analysis.table import AVERAGE, Table
 from dora.plain import dotted, with_commas
 from dora.records.about_method import adapter_parameters
 from dora.records.about_starts import dirty
-from dora.records.place import place_of
+from dora.records.place import Row, place_of
 from dora.records.schema import Run
 
 # Keys of run.json that a row has as they are.
@@ -45,8 +44,8 @@ def score_lines(table: Table) -> Iterator[dict[str, Any]]:
             "data": table.data,
             "model": table.model,
             "score": table.view.score,
-            "method": row[0],
-            "budget": row[1],
+            "method": row.method,
+            "budget": row.budget,
             "adapter_params_min": min(sizes, default=None),
             "adapter_params_max": max(sizes, default=None),
             "head_params_max": max((r["params"]["head"] for r in runs), default=None),
@@ -89,8 +88,8 @@ def difference_lines(table: Table) -> Iterator[dict[str, Any]]:
             "data": table.data,
             "model": table.model,
             "score": table.view.score,
-            "method": d.row[0],
-            "budget": d.row[1],
+            "method": d.row.method,
+            "budget": d.row.budget,
             "against": table.view.baseline,
             "task": d.task or AVERAGE,
             "mean": d.estimate.mean,

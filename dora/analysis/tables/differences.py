@@ -60,8 +60,8 @@ def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
     """Returns the line of a difference; `shown`: with its interval over examples."""
     of_examples = "–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"
     return [
-        table.title(d.row[0]),
-        budget_in_words(d.row),
+        table.title(d.row.method),
+        budget_in_words(d.row.budget),
         table.column_title(d.task),
         with_interval(d.estimate, "+"),
         *([of_examples] if shown else []),

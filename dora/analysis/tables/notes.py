@@ -60,7 +60,7 @@ def _budgets_note(table: Table) -> list[str]:
     """Returns the note on budgets that look alike: methods are compared at equal ones alone."""
     budgets: dict[str, set[str]] = {}
     for row in filter(has_budget, table.rows):
-        budgets.setdefault(budget_in_words(row), set()).add(row[1])
+        budgets.setdefault(budget_in_words(row.budget), set()).add(row.budget)
     return [
         f"{shown} stands for budgets of {' and of '.join(sorted(its))}, not compared with each other"
         for shown, its in budgets.items()
@@ -79,9 +79,9 @@ def _unequal_note(table: Table) -> list[str]:
         most = max((n for its in sizes.values() for n in its), default=0)
         below = [row for row, its in sizes.items() if its and min(its) < 0.99 * most]
         fewer += [
-            f"{table.title(row[0])} ({size_range(sizes[row])} of {size(most)})" for row in below
+            f"{table.title(row.method)} ({size_range(sizes[row])} of {size(most)})" for row in below
         ]
-        by_rank = by_rank or any(row[1].startswith("r") for row in below)
+        by_rank = by_rank or any(row.budget.startswith("r") for row in below)
     if not fewer:
         return []
     why = ", since a budget such as r8 is an average rank and no size" if by_rank else ""
@@ -93,15 +93,15 @@ def _diverged_note(table: Table) -> list[str]:
     named = []
     for row, task in product(sorted({row for row, _ in table.diverged}, key=row_order), TASKS):
         if seeds := sorted(table.diverged.get((row, task), [])):
-            budget = f" {budget_in_words(row)}" if has_budget(row) else ""
+            budget = f" {budget_in_words(row.budget)}" if has_budget(row) else ""
             which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-            named.append(f"{table.title(row[0])}{budget} on {TASKS[task].folder} ({which})")
+            named.append(f"{table.title(row.method)}{budget} on {TASKS[task].folder} ({which})")
     return [f"diverged runs, left out of every number: {'; '.join(named)}"] if named else []
 
 
 def _tests_note(table: Table) -> str:
     """Returns which tests the marks of the scores use (`dora.analysis.comparison.leaders`)."""
-    if not any(row[0] == table.view.baseline for row in filter(has_budget, table.rows)):
+    if not any(row.method == table.view.baseline for row in filter(has_budget, table.rows)):
         return "p corrected (Holm) for all pairs of methods at a budget"
     return (
         f"pairs with {table.baseline} are tested as in the tables of differences, p of other pairs is "

@@ -163,7 +163,7 @@ def _tuning_notes(table: Table) -> list[str]:
     candidates = number_range([t["candidates"] for _, _, t in found])
     seeds = number_range([t["seeds"] for _, _, t in found])
     edges = [
-        f"{TASKS[task].folder} {table.title(row[0])}" for row, task, t in found if t["at_edge"]
+        f"{TASKS[task].folder} {table.title(row.method)}" for row, task, t in found if t["at_edge"]
     ]
     text = (
         f"tuned settings: the best of {candidates} candidates for each method and task, "
@@ -179,7 +179,7 @@ def _tuning_notes(table: Table) -> list[str]:
     if settings:
         text += f"; tried with other settings, {', '.join(sorted(settings))}"
     untuned = [
-        f"{TASKS[task].folder} {table.title(row[0])}"
+        f"{TASKS[task].folder} {table.title(row.method)}"
         for row, task, run in cells
         if "tuning" not in run
     ]
@@ -204,7 +204,7 @@ def earlier_runs(table: Table) -> list[str]:
         for what, tasks in (("began at runs on", began), ("read runs on", read)):
             if tasks:
                 said = f"{what} {', '.join(sorted(tasks))}"
-                learnt.setdefault((table.title(row[0]), said), []).append(TASKS[task].folder)
+                learnt.setdefault((table.title(row.method), said), []).append(TASKS[task].folder)
     found = [
         f"{title} on {', '.join(dict.fromkeys(tasks))} {said}"
         for (title, said), tasks in learnt.items()

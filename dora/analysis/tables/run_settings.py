@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from dora.analysis.rows import Row, budget_in_words, has_budget
+from dora.analysis.rows import budget_in_words, has_budget
 from dora.analysis.settings import in_words, settings
 from dora.analysis.table import Table
 from dora.analysis.tables.layout import Grid
@@ -14,6 +14,7 @@ from dora.analysis.tables.scores import caption
 from dora.data.tasks import TASKS
 from dora.plain import with_commas
 from dora.records.identity import NOT_IDENTITY
+from dora.records.place import Row
 
 # Settings that have no line: the caption or another column says them, they change a run's last bits
 # alone, or they are folders, whose tasks the notes on scores name.
@@ -115,7 +116,7 @@ def _of_row(table: Table, row: Row, cells: Cells, keys: Iterable[str]) -> Iterat
     for key in keys:
         if any(key in each for each in its):
             values = [_value(key, each.get(key)) for each in its]
-            yield [table.title(row[0]), budget_in_words(row), _name(key), *values]
+            yield [table.title(row.method), budget_in_words(row.budget), _name(key), *values]
 
 
 def _value(key: str, value: Any) -> str:
@@ -150,12 +151,12 @@ def _notes(table: Table, cells: Cells, scope: Mapping[str, str]) -> Iterator[str
     for row in table.rows:
         its = next((its for (of, _), its in cells.items() if of == row), {})
         if named := _named(its, [key for key in scope if scope[key] == "row"]):
-            said.setdefault((row[0], named), []).append(row)
+            said.setdefault((row.method, named), []).append(row)
     methods = [method for method, _ in said]
     for (method, named), rows in said.items():
         # The budget only where a method has other settings at another one.
         several = methods.count(method) > 1 and has_budget(rows[0])
-        which = f" {' and '.join(map(budget_in_words, rows))}" if several else ""
+        which = f" {' and '.join(budget_in_words(row.budget) for row in rows)}" if several else ""
         yield f"{table.title(method)}{which}: {named}"
 
 
@@ -163,7 +164,7 @@ def _having(table: Table, key: str, cells: Cells) -> str:
     """Returns the titles of the methods that have a setting, or of the fewer ones without it."""
     there = {method: False for (method, _), _ in cells}
     for (row, _), its in cells.items():
-        there[row[0]] |= key in its
+        there[row.method] |= key in its
     having, lacking = ([m for m in there if there[m] is held] for held in (True, False))
     fewer = len(lacking) < len(having)
     return ("all but " if fewer else "") + ", ".join(map(table.title, lacking if fewer else having))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dora.analysis.comparison import Leaders, leaders, uncompared
 from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
-from dora.analysis.rows import Row, budget_in_words, budget_starts
+from dora.analysis.rows import budget_in_words, budget_starts
 from dora.analysis.stats import Estimate
 from dora.analysis.table import AVERAGE, Table
 from dora.analysis.tables.layout import Grid, transposed
@@ -17,6 +17,7 @@ from dora.analysis.tables.notes import MARKS, score_notes
 from dora.analysis.tables.published_rows import published_rows
 from dora.records.about_method import adapter_parameters, trains_all
 from dora.records.about_starts import dirty
+from dora.records.place import Row
 
 # The columns before are method, budget, parameters; `_sizes` of published_rows.py fills the last
 # two in a paper's rows.
@@ -35,8 +36,8 @@ def scores(table: Table) -> Grid:
     heads = _heads(table)
     rows = [
         [
-            table.title(row[0]),
-            budget_in_words(row),
+            table.title(row.method),
+            budget_in_words(row.budget),
             parameters(table, row),
             *(_score(table, row, column) for column in heads),
         ]
@@ -78,7 +79,7 @@ def medians(table: Table) -> Grid:
 
     tasks = table.tasks
     rows = [
-        [table.title(row[0]), budget_in_words(row), *(cell(row, t) for t in tasks)]
+        [table.title(row.method), budget_in_words(row.budget), *(cell(row, t) for t in tasks)]
         for row in table.rows
     ]
     head = ["method", "budget", *map(table.view.title, tasks)]
@@ -111,11 +112,11 @@ def _marked(
     bold, underlined, untested = set(), set(), []
     for j, (column, (name, _)) in enumerate(heads.items(), _FIRST_SCORE):
         for i, row in enumerate(table.rows):
-            found = leading.get((row[1], column))
+            found = leading.get((row.budget, column))
             bold |= {(i, j)} if found and row in found.best else set()
             underlined |= {(i, j)} if found and row in found.alike else set()
             if found and row in found.untested:
-                untested.append(f"{table.title(row[0])} {budget_in_words(row)} on {name}")
+                untested.append(f"{table.row_title(row)} on {name}")
     return bold, underlined, untested
 
 
@@ -125,7 +126,7 @@ def _uncompared(table: Table, heads: Heads, found: Mapping[Row, Sequence[str | N
     for row, columns in found.items():
         names = ", ".join(name for column, (name, _) in heads.items() if column in columns)
         where = "" if len(columns) == len(heads) else f" on {names}"
-        named.append(f"{table.title(row[0])} {budget_in_words(row)}{where}")
+        named.append(f"{table.row_title(row)}{where}")
     return named
 
 

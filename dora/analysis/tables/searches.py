@@ -53,7 +53,7 @@ def table(searches: Sequence[Search]) -> list[str]:
 
 
 def _named(s: Search, columns: Sequence[str]) -> list[str]:
-    budget = budget_in_words((s.key.method, s.key.budget or NO_BUDGET))
+    budget = budget_in_words(s.key.budget or NO_BUDGET)
     whole = s.key._replace(budget=budget)
     return [getattr(whole, column) or "–" for column in columns]
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.rows import budget_in_words
 from dora.analysis.settings import in_words, settings
 from dora.analysis.table import Table
 from dora.data.tasks import TASKS
+from dora.records.place import Row
 from dora.records.schema import Run
 
 # Settings that a comparison of methods should hold fixed, with the word for a null. Not here are
@@ -103,7 +104,7 @@ def _names(rows: list[Row], table: Table) -> str:
     methods = [method for method, _ in rows]
     whole = {m for m in methods if methods.count(m) == sum(method == m for method, _ in table.rows)}
     names = [
-        table.title(row[0]) + ("" if row[0] in whole else f" {budget_in_words(row)}")
+        table.title(row.method) + ("" if row.method in whole else f" {budget_in_words(row.budget)}")
         for row in rows
     ]
     return ", ".join(dict.fromkeys(names))
