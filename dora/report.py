@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from dora.process.signals import outside
+
+if __name__ == "__main__":
+    # Before the other imports, which take a second or more: Ctrl-C then ends in one line as well.
+    outside.watch()
+
 from dora.analysis.page.page import page
 from dora.analysis.studies import made_by
 from dora.cli.options import asked_for, writing

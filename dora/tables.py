@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from dora.process.signals import outside
+
+if __name__ == "__main__":
+    # Before the other imports, which take a second or more: Ctrl-C then ends in one line as well.
+    outside.watch()
+
 import argparse
 from collections.abc import Iterable
 

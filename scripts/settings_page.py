@@ -24,6 +24,7 @@ from dora.cli.choices import choices
 from dora.configuration.config import Config
 from dora.configuration.groups import DataConfig, FedConfig, ModelConfig, OwnConfig
 from dora.files import write_atomic
+from dora.methods.released import RELEASED
 from dora.package import CONF
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -145,7 +146,7 @@ def page() -> str:
     for group, (title, kind) in GROUPS.items():
         parts.append(section(title, "", of_dataclass(kind, f"{group}.")))
     parts.append("\n".join(models()))
-    for name in choices("method", None):
+    for name in sorted(RELEASED):
         text, rows = of_yaml(CONF / "method" / f"{name}.yaml", "method.")
         parts.append(section(f"method={name}", text, rows))
     for name in choices("hydra/launcher", None):

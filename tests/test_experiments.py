@@ -21,8 +21,8 @@ from dora.backbones import backbone
 from dora.backbones.model_config import read_config
 from dora.configuration.check import check
 from dora.configuration.config import Config, from_hydra, register
-from dora.configuration.method_choice import packaged_names
 from dora.methods.base import RunInfo
+from dora.methods.released import RELEASED
 from dora.preparing.federation import Federation
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -385,7 +385,7 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
 def test_a_small_model_has_a_rate_for_every_method_or_says_for_which_not(name):
     model = composed(f"model={name}").model
     rates = model.own.lr if model.embedded else model.lr
-    lacking = {method for method in packaged_names() if rates.get(method) is None}
+    lacking = {method for method in RELEASED if rates.get(method) is None}
     text = (CONF / "model" / f"{name}.yaml").read_text()
     [said] = re.findall(r"# No rate for (.*?):", text) or [""]
     assert set(filter(None, said.split(", "))) == lacking

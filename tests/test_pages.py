@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import dora
+from dora.methods.released import RELEASED
 from dora.package import CONF
 from dora.records.study import STATES
 
@@ -56,13 +57,15 @@ def test_the_page_on_running_lists_every_choice() -> None:
         (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", text, re.MULTILINE)
         files = (f.relative_to(CONF / group).parts[0] for f in (CONF / group).rglob("*.yaml"))
         names = {name.removesuffix(".yaml") for name in files if not name.startswith("_")}
+        if group == "method":
+            names = set(RELEASED)
         assert [n for n in sorted(names) if not re.search(rf"\b{n}\b", row)] == []
 
 
 def test_the_page_of_methods_has_a_row_for_each_and_no_other() -> None:
     page = (ROOT / "docs" / "methods.md").read_text().partition("## All methods")[2]
     rows = re.findall(r"^\| (\w+) \| (?!paper)", page, re.MULTILINE)
-    assert sorted(rows) == sorted(f.stem for f in CONF.glob("method/*.yaml"))
+    assert sorted(rows) == sorted(RELEASED)
 
 
 def test_the_readme_names_methods_that_are_there() -> None:

@@ -17,8 +17,9 @@ from test_outsider import GATES, example, put, yaml_of
 
 import dora
 from dora.attaching.attach import _moments_in_steps, unserved
-from dora.configuration.method_choice import packaged, packaged_names
+from dora.configuration.method_choice import packaged
 from dora.errors import RunFailed, UserError
+from dora.methods.released import RELEASED
 from own_models import STEPS, batch, build, check_restart, go_on, rows, train
 
 # LoRA whose components are kept and begun anew in the middle of the run, which it counts as "step".
@@ -286,7 +287,7 @@ def test_a_model_without_values_takes_a_method_of_ones_own(own: Own) -> None:
 
 def test_the_suites_methods_that_may_go_by_the_runs_length() -> None:
     # The others' states do not name the number of steps, and are loaded under any other.
-    kinds = {name: packaged(name).kind for name in packaged_names()}
+    kinds = {name: packaged(name).kind for name in RELEASED}
     planned = {
         name for name, kind in kinds.items() if not unserved(kind) and _moments_in_steps(kind)
     }

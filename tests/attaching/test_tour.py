@@ -12,7 +12,8 @@ import pytest
 
 import dora
 from dora.attaching.attach import unserved
-from dora.configuration.method_choice import packaged, packaged_names
+from dora.configuration.method_choice import packaged
+from dora.methods.released import RELEASED
 
 TOUR = Path(__file__).parents[2] / "docs" / "python.md"
 PIECES = re.findall(r"```python\n(.*?)```", TOUR.read_text(), re.DOTALL)
@@ -46,7 +47,7 @@ def test_every_piece_runs_and_prints_what_it_says(
 
 
 def test_the_methods_that_can_be_attached_are_named_wherever_they_are_listed() -> None:
-    working = {name for name in packaged_names() if not unserved(packaged(name).kind)}
+    working = {name for name in RELEASED if not unserved(packaged(name).kind)}
     listed = TOUR.read_text().split("- `method`: ")[1].split("The others")[0]
     told = str(dora.attach.__doc__).split("`method`: ")[1].split(". `budget`")[0]
     assert working == set(re.findall(r"`([a-z_]+)`", listed)) - {"use_dora"}

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from dora.__main__ import COMMANDS
 from dora.backbones import backbone
 from dora.errors import Stopped
 from dora.process.signals import EXITS, Outside, StopSignals, outside
@@ -90,6 +91,30 @@ def test_three_times_ctrl_c_leaves_a_record_in_order(
     with pytest.raises(KeyboardInterrupt, match=r"^interrupted; the same command resumes"):
         run(small(tmp_path, "method=lora", "max_steps=4"))
     assert record(tmp_path)["status"] == "stopped"
+
+
+# Runs a command and has Ctrl-C come with the first import behind those that watch for it.
+AT_FIRST_IMPORT = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Sender:
+    def find_spec(self, name, *_):
+        if name.startswith("dora.") and name not in EARLY:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Sender())
+EARLY = ("dora.package", "dora.process", "dora.process.signals", "dora.errors", "dora." + sys.argv[1])
+runpy.run_module("dora." + sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "name", sorted(COMMANDS.keys() - {"tune"})
+)  # which imports when it is asked
+def test_ctrl_c_during_the_imports_of_a_command_is_one_line(name: str) -> None:
+    done = python("-c", AT_FIRST_IMPORT, name)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_command_that_is_interrupted_says_one_line_and_is_deaf_to_its_end() -> None:

@@ -37,7 +37,7 @@ from dora.analysis.page.contrast import contrast
 from dora.analysis.page.study_data import study_data
 from dora.analysis.table import Table
 from dora.backbones.architectures import layer_and_kind
-from dora.configuration.method_choice import packaged_names
+from dora.methods.released import RELEASED
 from dora.plain import printable
 from dora.records.finished import read_runs
 from record_files import names, write_run
@@ -295,7 +295,7 @@ def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
 
 
 def test_each_of_the_suites_methods_has_a_look_of_its_own() -> None:
-    ours = packaged_names()
+    ours = list(RELEASED)
     assert len(COLOURS) == len(MARKERS) >= len(ours)
     together = styles(ours)
     assert len({look["color"] for look in together.values()}) == len(ours)
