@@ -37,7 +37,7 @@ class Estimate:
         half = t_quantile(0.5 + level / 2, self.df) * self.error if self.error > 0 else math.nan
         return self.mean - half, self.mean + half
 
-    def detectable(self, alpha: float = 0.05, power: float = 0.8) -> float:
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
         """Returns the true difference from 0 that a two-sided t test would find.
 
         The test is at `alpha`, and finds this difference with probability `power`, by the

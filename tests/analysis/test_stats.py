@@ -113,7 +113,8 @@ def test_one_seed_or_equal_values_show_no_error_and_nothing_follows_from_them(
     groups: list[list[float]],
 ) -> None:
     estimate = average(groups)
-    assert all(map(math.isnan, (*estimate.interval(), estimate.detectable(), estimate.p_value())))
+    unknown = (*estimate.interval(), estimate.detectable(0.05), estimate.p_value())
+    assert all(map(math.isnan, unknown))
 
 
 def test_one_seed_of_one_task_leaves_the_average_without_an_error_that_is_known() -> None:
@@ -208,6 +209,14 @@ def test_a_collapsed_run_has_correlation_0_on_every_resample_and_one_without_a_p
     for n in (7, 50):  # the mean of n times 0.1 is not quite 0.1
         scores = np.random.default_rng(n).uniform(0, 5, n)
         assert (resampled("pearson", scores, np.full((2, n), 0.1), draws=20) == 0).all()
+
+
+def test_resamples_of_many_examples_are_as_many_and_the_same_as_drawn_at_once() -> None:
+    n = 2**20 + 1  # 3 draws a chunk, and one is left
+    right = np.arange(n)[None] % 3 == 0
+    found = resampled("accuracy", np.ones(n, bool), right, draws=4)
+    picked = np.random.default_rng(0).integers(0, n, (4, n))
+    assert found == pytest.approx(right[0][picked].mean(1)[:, None])
 
 
 def test_the_spread_over_resamples_is_the_binomial_one() -> None:
