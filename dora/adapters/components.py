@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -67,9 +67,8 @@ def renew(
                 set_data(p, factors[name].to(device=p.device, dtype=p.dtype, copy=True))
 
 
-def drop_masked(layers: Iterable[LowRankLinear]) -> None:
+def drop_masked(layers: Collection[LowRankLinear]) -> None:
     """Removes the masked components after training: only live ones are stored."""
-    layers = list(layers)
     if any(layer.g is not None for layer in layers):
         remove(layers, [layer.live() for layer in layers])
 

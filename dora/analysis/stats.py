@@ -37,7 +37,7 @@ class Estimate:
         half = t_quantile(0.5 + level / 2, self.df) * self.error if self.error > 0 else math.nan
         return self.mean - half, self.mean + half
 
-    def detectable(self, alpha: float = 0.05, power: float = 0.8) -> float:
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
         """Returns the true difference from 0 that a two-sided t test would find.
 
         The test is at `alpha`, and finds this difference with probability `power`, by the
@@ -178,7 +178,6 @@ def _moments(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
     """Returns labels y, predictions p, y², p² and y p, whose sums give Pearson's correlation."""
     # Less their means, which changes no correlation: sums of small numbers lose fewer digits.
     y, p = y - y.mean(), p - p.mean(axis=1, keepdims=True)
-    p[np.ptp(p, axis=1) == 0] = 0.0  # all equal, their mean but for its rounding
     y = np.broadcast_to(y, p.shape)
     return y, p, y * y, p * p, y * p
 
@@ -186,7 +185,8 @@ def _moments(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
 def _pearson(
     n: int, y: np.ndarray, p: np.ndarray, yy: np.ndarray, pp: np.ndarray, yp: np.ndarray
 ) -> np.ndarray:
-    # Equal predictions count as 0, as in `dora.analysis.view`.
+    # Equal predictions count as 0, as in `dora.analysis.view`. Where their mean is rounded, each is
+    # a few units in the last place, so that the denominator is exactly 0 and the numerator may not be.
     found = (n * yp - y * p) / np.sqrt((n * yy - y * y) * (n * pp - p * p))
     return np.nan_to_num(found, posinf=0.0, neginf=0.0)
 

@@ -26,7 +26,8 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     # have a row of that class.
     "f1": lambda y, p: f1_score(y, p, zero_division=np.nan),
     # 0/0 if all predictions are of one class. GLUE and scikit-learn give 0 then, so a collapsed run
-    # counts as 0 in CoLA's mean instead of dropping out of it; `degenerate` reports it.
+    # counts as 0 in CoLA's mean instead of dropping out of it; `degenerate` reports it. scikit-learn
+    # would warn where the references are of that class, too.
     "matthews_correlation": lambda y, p: (
         0.0 if constant(y) or constant(p) else matthews_corrcoef(y, p)
     ),

@@ -334,6 +334,8 @@ def test_a_run_that_never_grows_misses_its_budget():
     assert plan.missed((3, 2)) is None  # 38 of 40; a is full, and b's next component takes 10
     assert plan.end_range() == ((4, 5), (31, 40))
     assert Plan(Budget(rank=2), matrices, (1, 1), None, 4).end_range() == ((4, 4), (28, 40))
+    # Ranks that are fixed beforehand, here 3 and 2, have no range.
+    assert equal_plan(Budget(params=40), matrices).end_range() == ((5, 5), (38, 38))
     bound = Plan(Budget(params=40), matrices, (1, 1), None, 40, at_most=True)
     assert bound.missed((1, 1)) is None
     assert bound.falls_short((1, 1))

@@ -88,10 +88,14 @@ def test_norms_equal_those_of_explicit_matrices(lead, rank, d_in, d_out, seed):
 
 
 def test_components_that_cancel_have_norm_zero_rather_than_nan():
-    # Two equal components of opposite sign: rounding may leave the root of a negative number.
-    A, B = torch.randn(1, 50).repeat(2, 1), torch.randn(50, 1).repeat(1, 2)
-    norm = update_norm(A, torch.tensor([1.0, -1.0]), B)
-    assert 0 <= norm.item() < 0.05
+    # Two components less their sum: in many of the matrices rounding leaves a negative number, whose
+    # root would be NaN.
+    random = torch.Generator().manual_seed(0)
+    A, B = torch.randn(100, 2, 7, generator=random), torch.randn(100, 5, 1, generator=random)
+    whole = torch.cat([A, A.sum(1, keepdim=True)], 1)
+    norms = update_norm(whole, torch.tensor([1.0, 1.0, -1.0]), B.repeat(1, 1, 3))
+    assert norms.ge(0).all()
+    assert norms.max() < 0.05
 
 
 def test_a_layer_of_rank_0_returns_its_base():

@@ -49,6 +49,8 @@ def test_another_baseline_is_compared_with_at_equal_budget_or_without_one(tmp_pa
     scored(tmp_path, "dora", {1: 81, 2: 62, 3: 73})
     for seed, value in {1: 90, 2: 72, 3: 81}.items():
         write_run(tmp_path, "full", seed, value / 100, budget="none")
+        # Compared with no baseline: neither has a budget, so that their sizes may differ.
+        write_run(tmp_path, "bitfit", seed, value / 100, budget="none")
 
     def found(baseline: str) -> dict[str, float]:
         (table,) = tables(read_runs(tmp_path), View(baseline=baseline))
@@ -111,9 +113,13 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     (table,) = tables(read_runs(tmp_path / "a"))
     assert differences(table) == []
     assert leaders(table) == {}
+    # Nor is one of the others with the next, which would be a family of its own.
+    scored(tmp_path / "a", "adalora", {1: 70, 2: 71})
+    (table,) = tables(read_runs(tmp_path / "a"))
+    assert leaders(table) == {}
     # The last evaluation is not chosen, so that their number does not matter.
     (last,) = tables(read_runs(tmp_path / "a"), View("last"))
-    assert len(differences(last)) == 1
+    assert len(differences(last)) == 2
     scored(tmp_path / "b", "lora", {1: 80, 2: 81})
     scored(tmp_path / "b", "dora", {2: 80, 3: 81})
     (table,) = tables(read_runs(tmp_path / "b"))
@@ -382,10 +388,21 @@ def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) 
 
 
 def test_spearman_and_runs_without_predictions_have_no_examples_interval(tmp_path: Path) -> None:
-    scored(tmp_path, "lora", {1: 80, 2: 81})
-    scored(tmp_path, "dora", {1: 80, 2: 82})
-    (table,) = tables(read_runs(tmp_path))
-    assert differences(table)[0].examples is None
+    labels = np.arange(9.0)
+    for method, seed in product(("lora", "dora"), (1, 2)):
+        both = {"pearson": 1.0, "spearmanr": 1.0}
+        for name in ("a", "b"):
+            path = write_run(tmp_path / name, method, seed, None, task="stsb", metrics=both)
+            stored = {f"{which}/dev/logits": labels[:, None] + seed for which in ("best", "last")}
+            if name == "a":
+                np.savez(path / "predictions.npz", **{"dev/labels": labels}, **stored)
+
+    def has_examples(name: str, metric: str) -> bool:
+        view = View(metrics={"stsb": metric})
+        return differences(tables(read_runs(tmp_path / name), view)[0])[0].examples is not None
+
+    assert (has_examples("a", "pearson"), has_examples("a", "spearmanr")) == (True, False)
+    assert not has_examples("b", "pearson")
 
 
 def test_the_examples_interval_is_absent_where_one_run_of_a_pair_lacks_predictions(
@@ -445,3 +462,6 @@ def test_what_is_not_compared_for_want_of_seeds_is_named_once(tmp_path: Path) ->
     scored(tmp_path / "d", "lora", {1: 80})
     scored(tmp_path / "d", "dora", {1: 80})
     assert named("d") == []
+    # One row with a second seed is enough for a reader to expect a comparison.
+    scored(tmp_path / "d", "lora", {2: 81})
+    assert named("d") == [said]

@@ -319,6 +319,17 @@ def test_a_run_that_diverged_is_noted_in_the_table_of_its_length(tmp_path: Path)
     ]
 
 
+def test_a_method_is_titled_as_in_its_newest_record_or_by_its_name_without_one() -> None:
+    about = {"paper": None, "budget": "exact", "result": "adapter"}
+    runs = [
+        {"arithmetic": n, "config": {"method": {"name": "mine"}}, "method": {"title": t, **about}}
+        for n, t in ((3, "Old"), (5, "Mine"), (4, "Older"))
+    ]
+    cells = {("mine", "r8"): {"sst2": runs}, ("dora", "r8"): {"sst2": []}}
+    table = Table("dir", "m", View(), cells=cells)
+    assert [table.title(name) for name in ("mine", "dora")] == ["Mine", "DoRA (dynamic rank)"]
+
+
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:
     rows = (("lora", "none"), ("lora", "r8"), ("dora", "r8"), ("dora", "r2"))
     table = Table("dir", "m", View(), cells={Row(*row): {} for row in rows})
@@ -354,3 +365,5 @@ def test_the_name_of_a_view_holds_every_choice() -> None:
     chosen = View("last", {"mrpc": "f1"}, True, ("lr=2e-3",), True)
     assert Table("dir", "m", chosen).name == "dir-m-last-glue-mrpc-f1-lr=0.002-mixed_arithmetic"
     assert Table("dir", "m", View("last", {"mrpc": "f1"}, True)).name == "dir-m-last-glue-mrpc-f1"
+    # No table of another length overwrites its files.
+    assert Table("dir", "m", View(), steps=90).name == "dir-m-best-90steps"

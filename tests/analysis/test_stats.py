@@ -113,7 +113,16 @@ def test_one_seed_or_equal_values_show_no_error_and_nothing_follows_from_them(
     groups: list[list[float]],
 ) -> None:
     estimate = average(groups)
-    assert all(map(math.isnan, (*estimate.interval(), estimate.detectable(), estimate.p_value())))
+    unknown = (*estimate.interval(), estimate.detectable(0.05), estimate.p_value())
+    assert all(map(math.isnan, unknown))
+
+
+def test_one_seed_of_one_task_leaves_the_average_without_an_error_that_is_known() -> None:
+    for groups, mean in (([[80.0], [70.0, 72.0]], 75.5), ([[0.0]], 0.0)):
+        estimate = average(groups)
+        assert estimate.mean == mean
+        # Not 0, which is the error of equal scores: a mean of 0 would then be known to be 0.
+        assert all(map(math.isnan, (estimate.error, estimate.p_value())))
 
 
 def test_a_task_without_spread_adds_nothing_to_the_error_of_the_others() -> None:
@@ -197,8 +206,17 @@ def test_a_collapsed_run_has_correlation_0_on_every_resample_and_one_without_a_p
     labels, ones, zeros = np.array([0, 1, 0, 1]), np.ones((1, 4), int), np.zeros((1, 4), int)
     assert (resampled("matthews_correlation", labels, ones, draws=20) == 0).all()
     assert np.isnan(resampled("f1", np.zeros(4, int), zeros, draws=3)).all()
-    equal = np.full((1, 7), 0.1)  # whose mean is not quite 0.1
-    assert (resampled("pearson", np.arange(7.0), equal, draws=20) == 0).all()
+    for n in (7, 50):  # the mean of n times 0.1 is not quite 0.1
+        scores = np.random.default_rng(n).uniform(0, 5, n)
+        assert (resampled("pearson", scores, np.full((2, n), 0.1), draws=20) == 0).all()
+
+
+def test_resamples_of_many_examples_are_as_many_and_the_same_as_drawn_at_once() -> None:
+    n = 2**20 + 1  # 3 draws a chunk, and one is left
+    right = np.arange(n)[None] % 3 == 0
+    found = resampled("accuracy", np.ones(n, bool), right, draws=4)
+    picked = np.random.default_rng(0).integers(0, n, (4, n))
+    assert found == pytest.approx(right[0][picked].mean(1)[:, None])
 
 
 def test_the_spread_over_resamples_is_the_binomial_one() -> None:

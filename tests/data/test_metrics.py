@@ -94,6 +94,8 @@ def test_collapsed_cola_counts_as_0_as_glue_counts_it():
     metrics = score(TASKS["cola"], collapsed, LABELS)
     assert metrics == {"matthews_correlation": 0.0}
     assert degenerate(TASKS["cola"], collapsed, metrics) == "all 8 predictions are 'acceptable'"
+    # No warning of scikit-learn's, which would be an error here, where the labels are alike, too.
+    assert score(TASKS["cola"], collapsed, np.ones(8, int)) == {"matthews_correlation": 0.0}
 
 
 @pytest.mark.parametrize("sign", [1, -1])

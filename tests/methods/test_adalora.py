@@ -22,7 +22,7 @@ from conftest import (
     trained,
 )
 from dora.adapters.budget import Budget
-from dora.adapters.changes import apply
+from dora.adapters.changes import Mask, apply
 from dora.adapters.components import mask, remove
 from dora.methods.adalora import AdaLoRA
 from dora.methods.base import RunInfo
@@ -171,6 +171,8 @@ def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
             continue
         apply(decision, layers)
         live[t] = sum(int(layer.live().sum()) for layer in layers)
+        # Masks of the final set behind the first are no lines of ranks.jsonl.
+        assert (t > 71) == (isinstance(decision, Mask) and not decision.new)
     # b(t) = 96 + 48 (1 - (t - 10) / 60)^3, rounded down.
     golden = {20: 123, 30: 110, 40: 102, 50: 97, 60: 96, 70: 96}
     assert {t: scheduled[t] for t in golden} == golden

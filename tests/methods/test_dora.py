@@ -303,6 +303,8 @@ def test_kept_masked_components_stay_masked_to_the_end():
         # The final mask is applied after every step, or each step would revive all.
         if step >= FIRST + LENGTH:
             assert sum(int(layer.live().sum()) for layer in method.layers.values()) == 4 * 12
+            # The first of these alone is a line of ranks.jsonl.
+            assert decision.new == (step == FIRST + LENGTH)
 
 
 @pytest.mark.parametrize(

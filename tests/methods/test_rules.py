@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from conftest import METHODS
 from dora.method import in_range
 from dora.methods.rules import fraction_or_steps, interval
+
+# Shares of which 1 would leave nothing, and the start above a budget: (allowed, refused).
+BOUNDS = {
+    **dict.fromkeys(("dropout", "beta", "beta1", "beta2"), ((0.0, 0.99), (-0.01, 1.0, 1.5))),
+    "start_factor": ((1.0, 3.0), (0.99,)),
+}
 
 
 @pytest.mark.parametrize(("value", "fits"), [(0, True), (0.5, True), (1, False), (-0.1, False)])
@@ -35,6 +43,15 @@ def test_a_length_is_a_fraction_or_steps_from_2_and_an_interval_from_1(
     assert bool(fraction_or_steps("method.x", value)) == (not share)
     assert bool(fraction_or_steps("method.x", value, zero=False)) == (not share or value == 0)
     assert bool(interval("method.x", value)) == (not steps)
+
+
+@pytest.mark.parametrize("key", BOUNDS)
+def test_a_setting_of_one_name_has_the_same_bounds_in_every_method(key: str) -> None:
+    allowed, refused = BOUNDS[key]
+    made = [settings for make, _ in METHODS.values() if hasattr(settings := make(), key)]
+    for value in (*allowed, *refused):
+        found = {bool(replace(settings, **{key: value}).problems(None)) for settings in made}
+        assert found == {value in refused}, value
 
 
 # As from in_range("method.batches", …, 1, total_steps - 1, …) in a run of two steps.

@@ -36,14 +36,18 @@ def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path)
 
 def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there(tmp_path: Path) -> None:
     counted = {"trainable": 1000, "head": 100, "adapter_start": 700, "adapter_end": 700}
-    counted |= {"trained_at_once": 900, "trained_in_all": 900}
-    for method, in_file in (("mine", None), ("dora", 800)):
+    # The row with unequal counts is not the last.
+    for method, number, in_file in (("dora", 900, 800), ("mine", 700, None)):
+        more = {"trained_at_once": number, "trained_in_all": number, "in_peft_file": in_file}
         folder = write_run(tmp_path, method, 1, 0.8)
-        change_record(folder, params={**counted, "budget": "r8", "in_peft_file": in_file})
+        change_record(folder, params={**counted, "budget": "r8", **more})
     (table,) = tables(read_runs(tmp_path))
     grid = trained(table)
     assert grid is not None
-    assert [line[-1] for line in grid.rows] == ["800", "–"]
+    assert grid.rows == [
+        ["DoRA (dynamic rank)", "r8", "700", "900", "900", "800"],
+        ["mine", "r8", "700", "700", "700", "–"],
+    ]
 
 
 def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
     # Two clients of one class under seed 1 and one under seed 2; seed 2 ended after four rounds.
     clients = {
         1: [client(40, 0), client(0, 1_200), client(30, 26)],
-        2: [client(20, 0), client(50, 526), client(30, 670)],
+        2: [client(20, 0), client(1, 575), client(30, 670)],
     }
     for seed, rounds, sent in ((1, 5, 10_000_000), (2, 4, 8_600_000)):
         steps = {"local_steps": 10, "sequential_steps": 10 * rounds}

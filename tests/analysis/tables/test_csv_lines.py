@@ -18,7 +18,8 @@ def test_a_row_holds_place_scores_settings_and_origin(tmp_path: Path) -> None:
     path = write_run(tmp_path, "lora", 3, 0.8125, task="rte", budget="9000", params=8999)
     record = json.loads((path / "run.json").read_text())
     record["config"]["target"] = ["q", "v"]
-    (path / "run.json").write_text(json.dumps({**record, "train_s": 12.5}))
+    searched = {"candidates": 4, "seeds": 2, "at_edge": True}
+    (path / "run.json").write_text(json.dumps({**record, "train_s": 12.5, "tuning": searched}))
     (run,) = read_runs(tmp_path)
     row = as_row(run)
     expected = {
@@ -32,6 +33,8 @@ def test_a_row_holds_place_scores_settings_and_origin(tmp_path: Path) -> None:
         "config.target": "q,v",
         "config.lr": 0.001,
         "train_s": 12.5,
+        "tuning.candidates": 4,
+        "tuning.at_edge": True,
         "commit": "0" * 40,
         "dirty": False,
     }
@@ -46,7 +49,8 @@ def test_a_row_of_a_federated_run_holds_its_depth_and_examples(tmp_path: Path) -
     expected = {"rounds": 8, "sequential_steps": 80, "examples": 7_443}
     assert {key: federated[f"federation.{key}"] for key in expected} == expected
     assert "federation.clients" not in federated
-    assert not any(key.startswith("federation") for key in plain)
+    # Nor has a run without a federation or a search a column for either.
+    assert not any(key.startswith(("federation", "tuning")) for key in plain)
 
 
 def test_origin_is_that_of_every_start_of_a_run(tmp_path: Path) -> None:
@@ -81,3 +85,9 @@ def test_the_file_has_a_row_a_run_with_every_digit(tmp_path: Path) -> None:
     ]
     assert {float(row["config.lr"]) for row in rows} == {2.5e-7}
     assert {float(row["best.accuracy"]) for row in rows} == {1 / 3}
+    # Of one task there is no average beside its cells.
+    cells = csv.DictReader(io.StringIO(made[f"{table.name}.csv"]))
+    assert [(cell["method"], cell["task"], cell["n"]) for cell in cells] == [
+        ("lora", "sst2", "2"),
+        ("dora", "sst2", "1"),
+    ]

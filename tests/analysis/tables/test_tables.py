@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from dora.analysis.table import Table
 from dora.analysis.tables import progress
 from dora.analysis.tables.contents import grids
 from dora.analysis.tables.costs import costs
-from dora.analysis.tables.differences import against
+from dora.analysis.tables.differences import against, p_value
 from dora.analysis.tables.files import files, stale
 from dora.analysis.tables.layout import Grid, as_csv
 from dora.analysis.tables.scores import medians, scores
@@ -295,8 +296,10 @@ def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> N
         git={"commit": "1" * 40, "dirty": True},
         embedded="tiny",
     )
+    # One such run marks its cell.
+    write_run(tmp_path, "LoRA", 2, 0.5, embedded="tiny")
     grid = scores(only_table(tmp_path))
-    assert fields(grid, "LoRA")[3] == "50.0*§"
+    assert fields(grid, "LoRA")[3] == "50.0 ± 0.0*§"
     assert "tiny" in grid.notes
     # Only the marks that occur are explained.
     assert [note[0] for note in grid.notes[-2:]] == ["*", "§"]
@@ -320,6 +323,11 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
         "3.3",
         "3",
     ]
+
+
+def test_a_small_p_value_is_never_printed_as_0() -> None:
+    shown = [p_value(p) for p in (1e-9, 0.00099, 0.0014, 0.5, math.nan)]
+    assert shown == ["<0.001", "<0.001", "0.001", "0.500", "–"]
 
 
 def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path) -> None:
