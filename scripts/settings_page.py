@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dora.cli.choices import choices
 from dora.configuration.config import Config
@@ -110,7 +110,9 @@ def of_yaml(file: Path, prefix: str) -> tuple[str, list[str]]:
     """
     held = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(held, dict)
-    head, above, rows = [], [], []
+    head: list[str] = []
+    above: list[str] = []
+    rows: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
             # A line that is indented is a command.
@@ -132,6 +134,7 @@ def models() -> Iterator[str]:
     yield "|---|---|---|"
     for name in choices("model", None):
         held = OmegaConf.load(CONF / "model" / f"{name}.yaml")
+        assert isinstance(held, DictConfig)
         place = f"`{held.hub}`" if held.get("hub") else "`model.hub=ORG/NAME`"
         if held.get("package"):
             place = f"Python package `{held.package}`"

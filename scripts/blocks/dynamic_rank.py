@@ -74,9 +74,8 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
         there = [d for d in ours if d]
         if not there:
             continue
-        lora = average(
-            [_of_pairs(table, ("lora", there[0].row.budget), t) for t in table.over(task)]
-        )
+        lora_row = Row("lora", there[0].row.budget)
+        lora = average([_of_pairs(table, lora_row, t) for t in table.over(task)])
         cells = [model_title(table.model), f"{table.steps:,}"]
         cells += [table.column_title(task), f"{lora.mean:.1f}"]
         for d in ours:
@@ -88,9 +87,8 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
 
 def _of_pairs(table: Table, row: Row, task: str) -> list[float]:
     """Returns the row's scores of the seeds that a row of the others has too."""
-    others = [
-        table.values(each, task) for each in table.rows if each.budget == row.budget and each != row
-    ]
+    same_budget = [each for each in table.rows if each.budget == row.budget]
+    others = [table.values(each, task) for each in same_budget if each != row]
     return [
         score for seed, score in table.values(row, task).items() if any(seed in o for o in others)
     ]

@@ -77,7 +77,8 @@ def _glue_texts(task: Task, folder: Path) -> Iterator[Text]:
         for t in chain(rows.first, rows.second or ())
     }
     train = splits["train"]
-    for first, second in zip(train.first, train.second or [None] * len(train), strict=True):
+    seconds = train.second or [None] * len(train)  # type: ignore[list-item]
+    for first, second in zip(train.first, seconds, strict=True):
         if first not in unseen and second not in unseen:
             yield first, second
 
@@ -101,7 +102,7 @@ def roberta_tokenizer(texts: list[Text]) -> RobertaTokenizer:
     trained.train_from_iterator(sentences(texts), trainer)
     # Through JSON: the trained object shows its vocabulary, but not its merges.
     model = json.loads(trained.to_str())["model"]
-    merges = [tuple(pair) for pair in model["merges"]]
+    merges: Any = [tuple(pair) for pair in model["merges"]]  # pairs, which the tokenizer takes too
     return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=LENGTH)
 
 

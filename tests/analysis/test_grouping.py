@@ -325,7 +325,7 @@ def test_a_method_is_titled_as_in_its_newest_record_or_by_its_name_without_one()
         {"arithmetic": n, "config": {"method": {"name": "mine"}}, "method": {"title": t, **about}}
         for n, t in ((3, "Old"), (5, "Mine"), (4, "Older"))
     ]
-    cells = {("mine", "r8"): {"sst2": runs}, ("dora", "r8"): {"sst2": []}}
+    cells = {Row("mine", "r8"): {"sst2": runs}, Row("dora", "r8"): {"sst2": []}}
     table = Table("dir", "m", View(), cells=cells)
     assert [table.title(name) for name in ("mine", "dora")] == ["Mine", "DoRA (dynamic rank)"]
 
