@@ -107,9 +107,8 @@ runpy.run_module("dora." + sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize(
-    "name", sorted(COMMANDS.keys() - {"tune"})
-)  # which imports when it is asked
+# Without tune, which imports the rest only when it is asked for something.
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"tune"}))
 def test_ctrl_c_during_the_imports_of_a_command_is_one_line(name: str) -> None:
     done = python("-c", AT_FIRST_IMPORT, name)
     assert done.returncode == 130
