@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.points import Drawn, Line, Lines, mean_and_ends, row_of
+from dora.analysis.figures.points import Drawn, Line, Lines, end_at_100, mean_and_ends, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import size
 from dora.analysis.stats import ROUNDING
@@ -52,6 +52,7 @@ def score_by_cost(table: Table) -> Drawn | None:
         across, means = [places[row_of(p)] for p in best], [p["mean"] for p in best]
         panel.plot(across, means, color="0.6", linewidth=0.8)
         _draw(panel, points, places, look)
+        end_at_100(panel)
     of = AVERAGE if None in table.columns else table.view.title(table.averaged[0])
     titles(figure, "cost", f"{table.view.score} score, {of}")
     legend(figure, axes, table.title)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.points import Drawn, Line, Lines, draw_means, mean_and_ends
+from dora.analysis.figures.points import Drawn, Line, Lines, draw_means, end_at_100, mean_and_ends
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.rows import budget_order, has_budget
 from dora.analysis.stats import ROUNDING
@@ -61,6 +61,7 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
         for c in (c for c in crossings if c["score"] == title):
             cross = {"marker": "x", "markersize": 6, "color": look[c["method"]]["color"]}
             panel.plot([c["steps"]], [c["mean"]], linestyle="none", zorder=5, **cross)
+        end_at_100(panel)
     titles(figure, "steps of training", f"{view.score} score")
     # By a table that has the method: the longest may lack it.
     names = {method: table.title(method) for table in tables for method in table.methods}

@@ -49,3 +49,11 @@ def draw_means(
             label=method,
             **look[method],
         )
+
+
+def end_at_100(panel: Axes) -> None:
+    """Ends a panel's axis of scores, in points, just above 100, if nothing drawn lies higher."""
+    low, high = panel.get_ylim()
+    if panel.dataLim.y1 <= 100 < high:
+        # As much room as a mark at 100 needs.
+        panel.set_ylim(low, 100 + 0.03 * (100 - low))

@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.points import Drawn, Line, draw_means, mean_and_ends, row_of
+from dora.analysis.figures.points import Drawn, Line, draw_means, end_at_100, mean_and_ends, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import size
 from dora.analysis.rows import has_budget
@@ -55,6 +55,7 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
         logarithmic(panel, sizes, ticks, lambda tick: size(round(tick)))
         points = [p for p in with_budget if p["score"] == title]
         draw_means(panel, spread(panel, [p["adapter_params"] for p in points]), points, look)
+        end_at_100(panel)
     titles(figure, "adapter parameters", f"{table.view.score} score")
     legend(figure, axes, table.title)
     return figure, lines

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.figures.log_axis import logarithmic
+from dora.analysis.figures.points import Drawn, end_at_100
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import method_title
 from dora.configuration.search_file import Key, Search, mean
@@ -15,8 +16,6 @@ from dora.data.tasks import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from dora.analysis.figures.points import Drawn
 
 
 def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> Drawn | None:
@@ -43,6 +42,7 @@ def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> 
         rates = sorted({line["lr"] for line in drawn})
         logarithmic(panel, rates, rates, label)
         _leave_out_failures(panel, drawn)
+        end_at_100(panel)
         lines += drawn
     titles(figure, "learning rate", "held-out score")
     legend(figure, axes, lambda method: named.get(method, method_title(method)))

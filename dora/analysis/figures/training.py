@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora.analysis.figures.points import Drawn, Lines, row_of
+from dora.analysis.figures.points import Drawn, Lines, end_at_100, row_of
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
 from dora.analysis.rows import budget_in_words
 from dora.analysis.run_journals import curve, places, rank_path
@@ -252,6 +252,7 @@ def learning_curves(table: Table) -> Drawn | None:
         for method in table.methods:
             drawn = [p for p in lines if (p["task"], p["method"]) == (task, method)]
             _curve(panel, drawn, method, look[method])
+        end_at_100(panel)
     titles(figure, "step", "development score")
     legend(figure, axes, table.title)
     return figure, lines

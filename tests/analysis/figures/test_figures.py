@@ -19,6 +19,7 @@ from dora.analysis.figures.costs import score_by_cost
 from dora.analysis.figures.differences import _bands, _heights, paired_differences
 from dora.analysis.figures.files import FIGURES, write
 from dora.analysis.figures.log_axis import spread
+from dora.analysis.figures.points import end_at_100
 from dora.analysis.figures.scores import score_by_budget
 from dora.analysis.figures.style import (
     COLOURS,
@@ -117,6 +118,20 @@ def test_scores_stand_at_the_parameters_that_were_counted(results: Path) -> None
     # Full fine-tuning has no adapter, and its number is that of what it trains.
     (line,) = lines(drawn, method="full", score="SST-2 acc")
     assert line["adapter_params"] == 900
+
+
+@pytest.mark.parametrize(
+    ("scores", "ends"),
+    [((100, 100), (100, 101)), ((90, 99), (99, 100)), ((80, 104), (104, 110)), ((1, 2), (2, 3))],
+    ids=["all at 100", "near 100", "an interval beyond 100", "far below"],
+)
+def test_an_axis_of_scores_ends_at_100_unless_an_interval_lies_beyond(
+    scores: tuple[float, float], ends: tuple[float, float]
+) -> None:
+    _, (panel,) = panels(["SST-2"])
+    panel.plot([1, 2], scores)
+    end_at_100(panel)
+    assert ends[0] < panel.get_ylim()[1] < ends[1]
 
 
 def test_final_ranks_are_means_over_seeds_of_the_methods_that_change_them(results: Path) -> None:
