@@ -41,7 +41,12 @@ def check_counted(method: Method, plan: Plan, model: nn.Module, head: Sequence[s
     held = sum(t.numel() for name, t in tensors.items() if name not in uncounted)
     exported = None
     if method.result == "adapter":
-        exported = sum(t.numel() for t in adapter_tensors(method.layers, {}, []).values())
+        # One layer at a time: some store their whole update, which for all would be a model's size.
+        exported = sum(
+            t.numel()
+            for name, layer in method.layers.items()
+            for t in adapter_tensors({name: layer}, {}, []).values()
+        )
     if problem := miscounted(method, plan, "the result", held, exported):
         raise UserError(problem)
 
