@@ -77,7 +77,13 @@ def main() -> None:
     given = _parser().parse_args()
     # Inside the run's directory, where no tool looks for a run: exports are no records.
     to = given.to or given.run / "export"
-    form = Form(given.merge, given.adapter_only, given.base, given.push, given.license)
+    form = Form(
+        merge=given.merge,
+        alone=given.adapter_only,
+        base=given.base,
+        repository=given.push,
+        license=given.license,
+    )
     try:
         _check(given)
         export(given.run, to, form)

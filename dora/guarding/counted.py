@@ -36,9 +36,8 @@ def check_counted(method: Method, plan: Plan, model: nn.Module, head: Sequence[s
     # No result stores masked components, and a whole model is stored by its own count.
     if masked or method.result == "model":
         return
-    uncounted = {*head, *(f"{name}.g" for name in method.layers)}
     tensors = result.tensors_of(model, method.frozen())
-    held = sum(t.numel() for name, t in tensors.items() if name not in uncounted)
+    held = sum(tensors[name].numel() for name in tensors.keys() - uncounted(method, head))
     exported = None
     if method.result == "adapter":
         # One layer at a time: some store their whole update, which for all would be a model's size.
@@ -49,6 +48,14 @@ def check_counted(method: Method, plan: Plan, model: nn.Module, head: Sequence[s
         )
     if problem := miscounted(method, plan, "the result", held, exported):
         raise UserError(problem)
+
+
+def uncounted(method: Method, head: Sequence[str]) -> set[str]:
+    """Returns the names of the head's parameters and of the gates, which no budget counts.
+
+    An export folds gates g into B, so that they are not stored there.
+    """
+    return {*head, *(f"{name}.g" for name in method.layers)}
 
 
 def miscounted(

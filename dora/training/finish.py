@@ -21,7 +21,7 @@ from dora.data.predictions import save
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed
 from dora.files import plainly, write_atomic
-from dora.guarding.counted import miscounted
+from dora.guarding.counted import miscounted, uncounted
 from dora.methods.base import Method
 from dora.plain import counted
 from dora.preparing.prepare import Prepared
@@ -229,7 +229,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     tensors = as_stored(dict(sorted(loop.result().items())))
     file = record.folder / artefacts.WEIGHTS
     write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))
-    held = _held_params(file, {*s.head, *(f"{name}.g" for name in s.method.layers)})
+    held = _held_params(file, uncounted(s.method, s.head))
     exported = None
     if form == "adapter":
         s.guard.stored()
@@ -246,10 +246,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     return {"adapter_end": planned, "stored": held, "in_peft_file": exported}
 
 
-def _held_params(file: Path, uncounted: set[str]) -> int:
-    """Counts the parameters of a safetensors file, by its header, without the tensors `uncounted`.
-
-    These are head and gates: an export folds gates g into B, so they are not stored there.
-    """
+def _held_params(file: Path, left_out: set[str]) -> int:
+    """Counts the parameters of a safetensors file, by its header, without the tensors `left_out`."""
     shapes = tensor_shapes(file)
-    return sum(math.prod(shape) for name, shape in shapes.items() if name not in uncounted)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name not in left_out)
