@@ -28,8 +28,9 @@ function ticksOf(low, high) {
 }
 
 // An axis over some numbers: {at(number) from 0 to 1, ticks}. On a logarithmic one `ticks` are those
-// of some numbers, by default all, that are far enough from each other for their labels.
-function axisOf(numbers, {log = false, zero = false, marked = numbers} = {}) {
+// of some numbers, by default all, that are far enough from each other for their labels. `most`: the
+// largest that can be measured, just above which the axis ends.
+function axisOf(numbers, {log = false, zero = false, marked = numbers, most = Infinity} = {}) {
   const map = log ? Math.log : number => number;
   const mapped = [...numbers.map(map), ...(zero ? [0] : [])];
   let [low, high] = [Math.min(...mapped), Math.max(...mapped)];
@@ -38,6 +39,8 @@ function axisOf(numbers, {log = false, zero = false, marked = numbers} = {}) {
   const zeros = zero && high - low <= study.rounding;
   if (!zero || zeros || low < 0) low -= room;
   if (!zero || zeros || high > 0) high += room;
+  // Ends of intervals may be more than a score can be. A mark at `most` needs a little room.
+  if (Math.max(...mapped) <= most) high = Math.min(high, most + 0.03 * (most - low));
   const at = number => (map(number) - low) / (high - low);
   if (!log) return {at, ticks: ticksOf(low, high)};
   const ticks = [];

@@ -41,7 +41,7 @@ function curvePanel(looked, name, title) {
     label: `${title}, last values: ${last.join(", ")}`,
     below: "step",
     across: axisOf(steps, {zero: true}),
-    up: axisOf(all.map(([, value]) => value)),
+    up: axisOf(all.map(([, value]) => value), {most: MOST[name]}),
   });
   for (const [, look, points] of lines) {
     curve(canvas, name === "live" ? stepped(points) : points, look);

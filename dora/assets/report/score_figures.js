@@ -128,7 +128,7 @@ function sizePanel(rows, title, of, tasks) {
     below: "adapter parameters",
     format: size,
     across: axisOf(sizes, {log: true, marked: base.length ? base : sizes}),
-    up: axisOf(extentOf(points)),
+    up: axisOf(extentOf(points), {most: MOST.score}),
   });
   for (const point of points.filter(point => point.row.none)) drawAcross(canvas, point);
   const aside = spread(canvas, sizes);
@@ -276,7 +276,7 @@ function costPanel(points, title, below) {
     below,
     format: size,
     across: axisOf(costs, {log: true}),
-    up: axisOf(extentOf(points.map(point => ({...point, seeds: []})))),
+    up: axisOf(extentOf(points.map(point => ({...point, seeds: []}))), {most: MOST.score}),
   });
   const {places, canvas: placed} = spread(canvas, costs);
   const joined = frontOf(points).map(point => [places[points.indexOf(point)], point.mean]);

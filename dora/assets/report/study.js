@@ -48,6 +48,9 @@ function define(object, key, value) {
   Object.defineProperty(object, key, {value, enumerable: true, configurable: true, writable: true});
 }
 
+// The largest value that each curve can have; one without has no bound.
+const MOST = {score: 100};
+
 // [[step, value], ...] of a run's "score", "loss" or "live" components; empty where it has none.
 function curveOf(run, name) {
   const [steps, values] = run.curves[name] ?? [null, []];

@@ -38,7 +38,10 @@ function curvesPanel(task, cells, name) {
     label: `${task}, last values: ${last.join(", ")}`,
     below: "step",
     across: axisOf(steps, {zero: true}),
-    up: axisOf(all.flatMap(point => [point.low, point.high])),
+    up: axisOf(
+      all.flatMap(point => [point.low, point.high]),
+      {most: MOST[name]},
+    ),
   });
   const shaped = name === "live" ? stepped : points => points;
   for (const [row, points] of lines) {

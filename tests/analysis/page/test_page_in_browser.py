@@ -386,6 +386,21 @@ def test_numbers_that_are_all_alike_are_drawn(tmp_path: Path) -> None:
     assert figures[1][1] == [1]
 
 
+def test_axes_of_scores_end_at_100(tmp_path: Path) -> None:
+    # Equal scores have room of two points on both sides else.
+    write_run(tmp_path, "full", 1, 1.0, task="sst2")
+    write_run(tmp_path, "lora", 1, 1.0, task="sst2")
+    ticks = in_browser(
+        tmp_path,
+        """
+        const whole = all("#figures figure").filter(f => f.querySelector("b").textContent.startsWith("Score"));
+        return whole.flatMap(f => all("svg[role=img]", f)).map(svg => texts("text[text-anchor=end]", svg).map(Number));
+        """,
+    )
+    assert len(ticks) >= 2
+    assert max(map(max, ticks)) == 100
+
+
 def test_a_run_opens_with_its_record_curve_and_ranks(results: Path) -> None:
     name, opened, record, titles, closed = in_browser(
         results,
