@@ -2,7 +2,7 @@
 
     python tests/test_arithmetic.py
 
-writes arithmetic.json anew, after ARITHMETIC in dora/records/identity.py was raised. The runs use
+writes arithmetic.json anew, after a number in dora/records/identity.py was raised. The runs use
 instructions that every x86-64 processor has, since wider ones add up in another order.
 """
 
@@ -20,11 +20,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dora.records.identity import ARITHMETIC, identity
+from dora.records.identity import ARITHMETIC, OF_ARCHITECTURE, arithmetic, identity
 from dora.records.journals import JOURNALS
 
-# The bits as committed, with the number of the arithmetic and PyTorch's version.
+# The bits as committed, with the numbers of the arithmetic and PyTorch's version.
 GOLDEN = Path(__file__).parent / "arithmetic.json"
+NUMBERS = {"": ARITHMETIC, **OF_ARCHITECTURE}
 # PyTorch, MKL, oneDNN, NumPy and its OpenBLAS (which computes Pearson's correlation) each choose
 # instructions by the processor unless told otherwise.
 SAME_EVERYWHERE = {
@@ -95,21 +96,25 @@ def test_the_bits_are_those_that_the_number_of_the_arithmetic_stands_for(
     if golden["torch"] != torch.__version__.partition("+")[0]:
         pytest.skip(f"the bits were made with torch {golden['torch']}")
     changed = [name for name, found in bits(*names).items() if golden["bits"].get(name) != found]
-    assert not changed or golden["arithmetic"] != ARITHMETIC, (
+    assert not changed or golden["arithmetic"] != NUMBERS, (
         f"{', '.join(changed)}: the same configuration trains to other bits than before. "
-        "If that is meant, raise ARITHMETIC in dora/records/identity.py, say in results/README.md "
+        "If that is meant, raise ARITHMETIC in dora/records/identity.py, or an architecture's own "
+        "number in OF_ARCHITECTURE if all else is as before, say in results/README.md "
         "what the new number stands for, and run python tests/test_arithmetic.py"
     )
-    assert (changed, golden["arithmetic"]) == ([], ARITHMETIC), (
-        "run python tests/test_arithmetic.py"
-    )
+    assert (changed, golden["arithmetic"]) == ([], NUMBERS), "run python tests/test_arithmetic.py"
 
 
-def test_another_arithmetic_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_arithmetic_is_another_run() -> None:
     # Results of two arithmetics never share a directory, so no table averages over both.
-    one = identity({"lr": 1.0}, {"data": "a"})
-    monkeypatch.setattr("dora.records.identity.ARITHMETIC", ARITHMETIC + 1)
-    assert identity({"lr": 1.0}, {"data": "a"}) != one
+    one, two = (identity({"lr": 1.0}, {"data": "a"}, number) for number in (6, 7))
+    assert one != two
+
+
+def test_an_architecture_that_changed_alone_has_a_number_of_its_own() -> None:
+    assert arithmetic("roberta") == ARITHMETIC
+    assert arithmetic("deberta-v2") == 7
+    assert all(number > ARITHMETIC for number in OF_ARCHITECTURE.values())
 
 
 if __name__ == "__main__":
@@ -117,7 +122,7 @@ if __name__ == "__main__":
         print(f"\n{json.dumps(trained(sys.argv[1:]))}")
     else:
         about = {
-            "arithmetic": ARITHMETIC,
+            "arithmetic": NUMBERS,
             "torch": torch.__version__.partition("+")[0],
             "bits": bits(*RUNS, *SLOW),
         }

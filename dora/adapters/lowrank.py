@@ -235,7 +235,7 @@ class Siblings:
     """Computes the outputs of sibling layers (q, k and v of attention) before their module runs.
 
     Each layer returns its output once, and only for the module's own input: DeBERTa also calls
-    query and key on its relative positions, which each of them then computes alone.
+    query and key on its distances, which each of them then computes alone.
     """
 
     def __init__(self, layers: Sequence[LowRankLinear]) -> None:

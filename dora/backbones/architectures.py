@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 # The kinds of linears in an encoder layer. USUAL are those of BERT and its like, for which
 # `target=all` stands there. `qkv` is query, key and value in one matrix; `glu` is the first matrix
@@ -40,9 +40,9 @@ class Architecture:
     `ends`: the module with which each half of a layer ends, by the kind of the half's last linear.
     It applies `dropout`, adds the residual and applies `LayerNorm`. Empty if there are no such
     modules.
-    `plain_attention`: attention is BERT's, called through Transformers' interface. Only its mask
-    depends on the places of tokens, so that rows may follow each other without padding.
-    `biased`: attention is MPNet's, with a bias by two tokens' distance (`dora.backbones.biased`).
+    `attention`: its kind. "plain" is BERT's, called through Transformers' interface, "biased" MPNet's
+    (`dora.backbones.biased`), "disentangled" DeBERTa's (`dora.backbones.disentangled`): in these
+    rows may follow each other without padding. Empty for another, which stays as it is.
     `first_token`: the modules that the last layer computes for each row's first token alone, since
     the head reads no other. Empty if later modules of that layer add values of all tokens, as where
     a layer normalises before its halves; rows are then padded, not packed.
@@ -63,8 +63,7 @@ class Architecture:
     absolute: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     ends: Mapping[str, str] = field(default_factory=dict)
-    plain_attention: bool = False
-    biased: bool = False
+    attention: Literal["plain", "biased", "disentangled", ""] = ""
     first_token: tuple[str, ...] = ()
 
     def key(self, name: str) -> str:
@@ -113,7 +112,7 @@ _BERT = Architecture(
     tokenizer="Bert",
     types=2,
     ends={"o": "attention.output", "ffn2": "output"},
-    plain_attention=True,
+    attention="plain",
     first_token=("attention.output",),
 )
 # RoBERTa's position ids begin behind the padding's: of 514 rows of the table 512 are used.
@@ -129,7 +128,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
     # Transformers calls DeBERTa v2 and v3 alike: v3 has v2's architecture and another pretraining.
-    # Its pooler stands outside the backbone; its attention is its own.
+    # Its pooler stands outside the backbone.
     "deberta-v2": replace(
         _BERT,
         prefix="deberta.",
@@ -143,7 +142,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         tokenizer="DebertaV2",
         types=0,
         keys={"classifier_dropout": "cls_dropout"},
-        plain_attention=False,
+        attention="disentangled",
     ),
     "xlm-roberta": replace(_ROBERTA, tokenizer="XLMRoberta"),
     "electra": replace(_BERT, prefix="electra.", head_dropout="classifier.dropout"),
@@ -163,8 +162,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         tokenizer="MPNet",
         types=0,
         ends={"o": "attention", "ffn2": "output"},
-        plain_attention=False,
-        biased=True,
+        attention="biased",
         first_token=("intermediate", "output"),
     ),
     "distilbert": replace(
@@ -191,7 +189,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "classifier_dropout": "seq_classif_dropout",
         },
         ends={},
-        plain_attention=False,
+        attention="",
         first_token=(),
     ),
     # Positions are rotations. `head.` is the one of masked language modelling, which checkpoints

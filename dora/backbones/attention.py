@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dora.adapters import dropout as cheap
-from dora.backbones import biased, fused, packing
+from dora.backbones import biased, disentangled, fused, packing
 from dora.backbones.architectures import architecture_of
 from dora.backbones.first_token import read_first_tokens
 from dora.process import memory
@@ -30,13 +30,14 @@ def speed_up(model: Any, device: torch.device) -> None:
     if device.type == "cpu":
         fused.fuse_sublayers(model)
         cheap.replace(model)
-        # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
-        if row.plain_attention and model.config._attn_implementation == "sdpa":
+        if row.attention == "plain" and model.config._attn_implementation == "sdpa":
             _attend_by_ours(model)
-        if row.biased:
+        if row.attention == "biased":
             biased.replace_attention(model)
+        if row.attention == "disentangled":
+            disentangled.replace_attention(model)
         memory.keep_freed()
-    if row.biased:
+    if row.attention == "biased":
         # Older Transformers make the bias on the CPU, which a recorded step cannot wait for.
         biased.replace_bias(model)
     # Last: it takes the model's attention, and hooks a module that `fuse_sublayers` replaces.
@@ -75,8 +76,9 @@ def packs(model: Any) -> bool:
     Its attention must be ours, and its last layer must leave each row's first token alone, since
     the head would look for it at the beginning of a row.
     """
+    own = (biased.SelfAttention, disentangled.SelfAttention)
     ours = model.config._attn_implementation == _ATTENTION
-    ours = ours or any(isinstance(module, biased.SelfAttention) for module in model.modules())
+    ours = ours or any(isinstance(module, own) for module in model.modules())
     return bool(ours and architecture_of(model.config.model_type).first_token)
 
 
@@ -91,10 +93,11 @@ def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:
     `inside` itself.
     """
     row = architecture_of(model.config.model_type)
-    if row.biased:
+    if row.attention == "biased":
         # Even without padding: Transformers would copy a number to the device to make this mask.
         lowest = np.finfo(np.float32).min
         return np.where(inside, np.float32(0), lowest)[:, None, None]
-    if not row.plain_attention or model.config._attn_implementation not in ("sdpa", _ATTENTION):
+    called_by_name = model.config._attn_implementation in ("sdpa", _ATTENTION)
+    if row.attention != "plain" or not called_by_name:
         return inside
     return None if inside.all() else inside.astype(bool)[:, None, None]

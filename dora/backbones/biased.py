@@ -93,7 +93,7 @@ class SelfAttention(nn.Module):
             self.dropout.p if self.training else 0.0,
             self.width**-0.5,
             packing.current(),
-            position_bias,
+            lambda query, key: position_bias[:, : query.shape[2], : key.shape[2]],
         )
         return (self.o(found.flatten(2)),)
 

@@ -8,6 +8,7 @@ is computed anyway, and no copy is made for a mask.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ from torch.autograd.function import once_differentiable
 from dora.adapters.dropout import draw, put_, zero_
 from dora.backbones.packing import Layout, pack, pad
 
+# Queries, (rows, heads, queries, width), and keys, (rows, heads, length, width) → what is added to
+# their scores, (heads, queries, length), with an axis of rows before it if rows differ.
+Bias = Callable[[Tensor, Tensor], Tensor]
+
 
 def attention(
     query: Tensor,
@@ -27,7 +32,7 @@ def attention(
     p: float,
     scale: float,
     layout: Layout | None = None,
-    bias: Tensor | None = None,
+    bias: Bias | None = None,
 ) -> Tensor:
     """Returns softmax(scale · Q Kᵀ + bias) V with dropout on the softmax, (batch, queries, heads,
     width).
@@ -39,7 +44,7 @@ def attention(
     A packed batch has one long row and no mask: `layout` says which tokens attend to each other.
     Its queries may be those of each row's first token alone, (rows, heads, 1, width).
 
-    bias: (heads, longest, longest) by a query's and a key's place in their row, or None.
+    bias: gives what is added to a batch's scores, of its queries and keys, or None.
     """
     if torch.is_autocast_enabled("cpu"):
         # Autocast does not reach inside an autograd function, and a method's own layer may give
@@ -74,15 +79,13 @@ def _attend(
     mask: Tensor | None,
     p: float,
     scale: float,
-    bias: Tensor | None,
+    bias: Bias | None,
 ) -> Tensor:
     """Returns attention for padded rows, (rows, heads, queries, width); arguments as above."""
-    if bias is not None:
-        bias = bias[:, : q.shape[2], : k.shape[2]]
     # Without gradients, as in every evaluation, PyTorch's fused kernel takes half our time in fp32,
     # and up to twice our time in 16 bits. With a bias it would need one for each row.
     if torch.is_grad_enabled() or q.dtype.itemsize == 2 or bias is not None:
-        return _Attention.apply(q, k, v, mask, p, scale, bias)
+        return _Attention.apply(q, k, v, mask, p, scale, None if bias is None else bias(q, k))
     return F.scaled_dot_product_attention(q, k, v, mask, p, scale=scale)
 
 
@@ -102,10 +105,10 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         """Returns (rows, heads, queries, width); arguments as for `_attend`, s is its scale.
 
-        bias: (heads, queries, length) or None.
+        bias: (rows or none, heads, queries, length) or None.
         """
         ctx.factor, ctx.scale, ctx.shapes = 1 / (1 - p), s, (query.shape, key.shape)
-        ctx.bias = None if bias is None or not bias.requires_grad else bias.dtype
+        ctx.bias = None if bias is None or not bias.requires_grad else (bias.dtype, bias.dim())
         q, k, v = (t.reshape(-1, *t.shape[2:]) for t in (query, key, value))
         P = _scores(q, k, mask, s, query.shape[1], bias).softmax(-1)
         dropped = draw(P, p)
@@ -131,9 +134,11 @@ class _Attention(torch.autograd.Function):
         dq = torch.baddbmm(unused, dS, k, beta=0, alpha=ctx.scale)
         dk = torch.baddbmm(unused, dS.mT, q, beta=0, alpha=ctx.scale)
         queries, keys = ctx.shapes
-        # The sum over rows, in the bias's own type: there are many rows.
-        rows = dS.view(*queries[:3], -1)
-        dbias = None if ctx.bias is None else rows.sum(0, dtype=ctx.bias)
+        dbias = None
+        if ctx.bias is not None:
+            (dtype, axes), dbias = ctx.bias, dS.view(*queries[:3], -1)
+            # The sum over rows, in the bias's own type: there are many rows.
+            dbias = dbias.sum(0, dtype=dtype) if axes == 3 else dbias.to(dtype)
         return dq.view(queries), dk.view(keys), dv.view(keys), None, None, None, dbias
 
 
@@ -142,12 +147,13 @@ def _scores(
 ) -> Tensor:
     """Returns scale · q kᵀ + bias, (rows · heads, queries, length), −∞ where a key is masked."""
     scores = torch.baddbmm(q.new_empty(1), q, k.mT, beta=0, alpha=scale)
+    of_heads = scores.view(-1, heads, *scores.shape[1:])
     if bias is not None:
-        scores.view(-1, *bias.shape).add_(bias)
+        of_heads.add_(bias)
     if mask is not None:
         # Added rather than filled: masked_fill takes as long as the softmax.
         hidden = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)
-        scores.view(-1, heads, *scores.shape[1:]).add_(hidden)
+        of_heads.add_(hidden)
     return scores
 
 

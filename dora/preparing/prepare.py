@@ -36,7 +36,7 @@ from dora.preparing.source_runs import Source
 from dora.records import run_json
 from dora.records.about_method import NO_BUDGET
 from dora.records.directories import directory
-from dora.records.identity import identity
+from dora.records.identity import arithmetic, identity
 from dora.records.record import TRIES
 from dora.records.run_json import NotARecord
 from dora.records.words import with_values
@@ -80,7 +80,7 @@ class Prepared:
         c = self.config
         # A method without a budget has one directory, whatever `budget=` says.
         budget = NO_BUDGET if self.plan is None else str(self.plan.budget)
-        key = identity(self.settings, self.fingerprints)
+        key = identity(self.settings, self.fingerprints, arithmetic(self.model_type))
         place = (c.data_name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
         return Path(c.results, "runs", *place)
 

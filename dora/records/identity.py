@@ -19,6 +19,9 @@ from dora.records.schema import Run
 # are two directories and tables do not mix them. tests/test_arithmetic.py tells when;
 # results/README.md says which number means what.
 ARITHMETIC = 6
+# The numbers of architectures (`model_type` in config.json) that have changed alone since: runs on
+# others keep their directories. Empty again when ARITHMETIC is raised above them.
+OF_ARCHITECTURE = {"deberta-v2": 7}
 # The keys that are no part of the hash: seed and results have places of their own in the path.
 NOT_IDENTITY = (*NEUTRAL, "seed", "results")
 
@@ -33,18 +36,25 @@ LATER: dict[str, dict[str, Any]] = {
 }
 
 
-def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
+def arithmetic(model_type: str) -> int:
+    """Returns the number of the arithmetic by which a backbone of this architecture is trained."""
+    return OF_ARCHITECTURE.get(model_type, ARITHMETIC)
+
+
+def identity(
+    config: dict[str, Any], fingerprints: dict[str, str | None], number: int = ARITHMETIC
+) -> str:
     """Returns 8 hex digits that name a configuration: a hash of what determines a run's result.
 
-    The seed is left out, ARITHMETIC included. `config` is resolved; its paths are left out in
-    favour of the `fingerprints` of what lies there (data, model, init_from), so that the same run
-    typed two ways, or from a folder that was moved, is the same directory.
+    The seed is left out, the `number` of the arithmetic included. `config` is resolved; its paths
+    are left out in favour of the `fingerprints` of what lies there (data, model, init_from), so that
+    the same run typed two ways, or from a folder that was moved, is the same directory.
     """
     kept = copy.deepcopy({k: v for k, v in config.items() if k not in NOT_IDENTITY})
     for part, key, before in _later(kept):
         if (key, before) in part.items():
             del part[key]
-    about = {"config": kept, "fingerprints": fingerprints, "arithmetic": ARITHMETIC}
+    about = {"config": kept, "fingerprints": fingerprints, "arithmetic": number}
     # 32 bits: the chance that two of a study's 100 configurations collide is 1 in a million.
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -20,7 +20,6 @@ from dora.files import write_atomic
 from dora.plain import cut
 from dora.process import machine
 from dora.records import artefacts, cleaning, run_json
-from dora.records.identity import ARITHMETIC
 from dora.records.journal_writer import JournalWriter, journal_that_differs
 from dora.records.lock import Lock
 from dora.records.moved import at_home
@@ -204,7 +203,6 @@ class Record:
             "schema": SCHEMA,
             "status": "running",
             "reason": None,
-            "arithmetic": ARITHMETIC,
             **header,
             "resumed_from": [],
             "starts": [],

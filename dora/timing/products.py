@@ -3,8 +3,8 @@
 Counted for every row alike: forward and backward of the encoder's linears and of the attention,
 each backward through the input. The last layer needs every token's key and value, and otherwise the
 first token of each row alone (`dora.backbones.first_token`); a candidate that computes more is not
-credited for it. DeBERTa's attention is counted for all tokens, as its code computes it. Left out:
-the head, which sees one token of a row, and everything that is no matrix product. A method whose
+credited for it. DeBERTa's distances are those between the tokens of a batch, of up to 129 tokens
+(`dora.backbones.disentangled`). Left out: the head, which sees one token of a row, and everything that is no matrix product. A method whose
 first adapted layer asks for no gradient of its input, or which computes anything twice, is not
 counted otherwise, so that shares of one table compare.
 """
@@ -19,9 +19,6 @@ from torch import Tensor
 
 from dora.adapters.budget import Budget
 from dora.timing.setting import BUDGET, SIZES, START, Contender, Setting, in_precision, timed
-
-# position_buckets = 256 in both directions. DeBERTa's code computes all of them at any length.
-POSITIONS = 512
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,11 @@ class Product:
 
 def linears(s: Setting) -> list[tuple[int, int, int, int]]:
     """Returns (tokens, d_in, d_out, how many) of the encoder's linears, by the tokens they see."""
-    architecture, layers, hidden, inner, *_ = SIZES[s.size]
+    _, layers, hidden, inner, *_ = SIZES[s.size]
     tokens, rows = s.batch * s.length, s.batch
-    queries = tokens if architecture == "deberta-v2" else rows
     return [
         (tokens, hidden, hidden, 3 * layers - 1),  # q, k and v, but for the last layer's q
-        (queries, hidden, hidden, 1),
+        (rows, hidden, hidden, 1),
         # o, ffn1 and ffn2: of the last layer, the first token of each row alone.
         (tokens, hidden, hidden, layers - 1),
         (tokens, hidden, inner, layers - 1),
@@ -65,10 +61,8 @@ def linears(s: Setting) -> list[tuple[int, int, int, int]]:
 
 def attentions(s: Setting) -> list[tuple[int, int]]:
     """Returns (queries of a row, how many layers) of the encoder's attention."""
-    architecture, layers, *_ = SIZES[s.size]
-    return (
-        [(s.length, layers)] if architecture == "deberta-v2" else [(s.length, layers - 1), (1, 1)]
-    )
+    layers = SIZES[s.size][1]
+    return [(s.length, layers - 1), (1, 1)]
 
 
 def forward(s: Setting) -> list[Product]:
@@ -82,9 +76,12 @@ def forward(s: Setting) -> list[Product]:
         found.append(Product(queries, width, s.length, number, pairs, "right"))
         found.append(Product(queries, s.length, width, number, pairs))
     if architecture == "deberta-v2":
-        # Keys and queries of the relative positions, and their products with Q and K.
-        found.append(Product(POSITIONS, hidden, hidden, 2 * layers, turned="right"))
-        found.append(Product(s.length, width, POSITIONS, 2 * layers, pairs, "right"))
+        # Keys and queries of the distances, and their products with Q and K, for all rows at once.
+        # In the last layer a key has one distance: those products are no matrix product.
+        tokens, distances = s.batch * s.length, 2 * s.length - 1
+        found.append(Product(distances, hidden, hidden, 2 * layers, turned="right"))
+        found.append(Product(tokens, width, distances, 2 * (layers - 1), heads, "right"))
+        found.append(Product(1, width, s.length, 1, pairs, "right"))
     return found
 
 
@@ -100,8 +97,9 @@ def backward(s: Setting) -> list[Product]:
         found.append(Product(queries, s.length, width, number, pairs))
         found.append(Product(s.length, queries, width, 2 * number, pairs, "left"))
     if architecture == "deberta-v2":
-        # To Q and K. The positions' own keys and queries come from frozen embeddings.
-        found.append(Product(s.length, POSITIONS, width, 2 * layers, pairs))
+        # To Q and K. The distances' own keys and queries come from frozen embeddings.
+        found.append(Product(s.batch * s.length, 2 * s.length - 1, width, 2 * (layers - 1), heads))
+        found.append(Product(1, s.length, width, 1, pairs))
     return found
 
 

@@ -13,6 +13,7 @@ from dora.preparing import precision
 from dora.preparing.notes import embedded_note
 from dora.preparing.prepare import Prepared
 from dora.preparing.source_runs import Source
+from dora.records.identity import arithmetic
 from dora.records.provenance import processor, provenance
 from dora.training.processes import World
 
@@ -23,6 +24,7 @@ def header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str, 
     `words`: the arguments of `python -m dora.run` that make this run alone.
     """
     return {
+        "arithmetic": arithmetic(p.model_type),
         "config": p.settings,
         "method": _about(p.config.chosen.kind),
         "words": None if words is None else list(words),

@@ -123,7 +123,7 @@ class Stepper:
         asked = c.cuda_graphs
         if asked is None:
             model: Any = s.model.config
-            asked = architecture_of(model.model_type).plain_attention
+            asked = architecture_of(model.model_type).attention == "plain"
         return bool(asked) and not_recordable(c, s.world.device.type == "cuda") is None
 
     def take(self, step: int) -> tuple[Tensor, Tensor | None]:

@@ -32,7 +32,7 @@ def _groups(request, monkeypatch):
     monkeypatch.setattr(packing, "SPARED", 10**9 if request.param == "one group" else 0)
 
 
-@pytest.mark.parametrize("architecture", ["roberta", "bert"])
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
 @pytest.mark.usefixtures("float64", "_groups")
 def test_a_packed_batch_has_the_logits_and_gradients_of_the_padded_one(architecture):
     plain, ours, data = tiny(architecture), prepared(architecture), tokens(20)

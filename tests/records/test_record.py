@@ -12,16 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dora.backbones.backbone import ASSETS
 from dora.configuration.config import Config
 from dora.errors import RunFailed, UserError
+from dora.preparing.prepare import prepare
 from dora.records import provenance as provenance_module
 from dora.records import study
-from dora.records.identity import ARITHMETIC, LATER, configuration, identity
+from dora.records.identity import (
+    ARITHMETIC,
+    LATER,
+    OF_ARCHITECTURE,
+    configuration,
+    identity,
+)
 from dora.records.provenance import processor, provenance
 from dora.records.record import REMOVED, Record, read_finished
 from dora.records.run_json import read, read_done
+from dora.training.header import header
+from dora.training.processes import World
 from runs import configure, cut, only_run, record, run, small
 
 
@@ -199,10 +209,16 @@ def test_a_new_setting_of_every_run_leaves_their_directories_at_the_value_of_bef
     assert configuration({"config": alone}) == {**alone, "averaging": 0.0}
 
 
-def test_records_name_their_arithmetic(tmp_path: Path) -> None:
-    held = opened(tmp_path)
-    held.close()
-    assert held.data["arithmetic"] == ARITHMETIC
+@pytest.mark.parametrize(
+    ("model", "number"),
+    [("tiny_roberta", ARITHMETIC), ("tiny_deberta", OF_ARCHITECTURE["deberta-v2"])],
+)
+def test_record_and_directory_have_the_arithmetic_of_their_architecture(
+    model: str, number: int, tmp_path: Path
+) -> None:
+    p = prepare(small(tmp_path, f"model={model}"))
+    assert header(p, World(0, 1, torch.device("cpu")), None)["arithmetic"] == number
+    assert p.folder.parent.name == identity(p.settings, p.fingerprints, number)
 
 
 # The words become a command that is shown to be pasted.
