@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -181,3 +182,9 @@ def test_the_last_step_has_a_training_line_and_one_alone(
     monkeypatch.setattr(slow_loop, "evaluate_and_select", evaluate)
     slow_loop.run(StopSignals())
     assert [e["step"] for e in events if e["split"] == "train"] == logged
+
+
+def test_logits_of_another_evaluation_than_the_last_are_not_known(slow_loop: Loop) -> None:
+    slow_loop._evaluated = 10, {"heldout": np.zeros((1, 2))}
+    assert slow_loop.known(10).keys() == {"heldout"}
+    assert slow_loop.known(5) == {}  # the best weights of step 5 are predicted anew
