@@ -81,6 +81,13 @@ class Federation:
         """The steps of the whole run."""
         return self.rounds * self.steps_a_round
 
+    def schedule_steps(self, restart: str) -> int:
+        """Returns the steps of a client that one schedule of the rate spans.
+
+        `restart`: "run" for its steps in all rounds, "round" for those of one.
+        """
+        return self.local_steps if restart == "round" else self.rounds * self.local_steps
+
     @cached_property
     def chosen(self) -> list[list[int]]:
         """The numbers of each round's clients, ascending; a client without rows is never one."""

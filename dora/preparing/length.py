@@ -131,10 +131,8 @@ def _cold(config: Config, steps: int, federation: Federation | None) -> list[str
         ]
     length, whose, way = steps, "the run's", ""
     if federation is not None:
-        # As `FederatedCourse.share` has it.
-        length, whose = federation.rounds * federation.local_steps, "each client's"
+        length, whose = federation.schedule_steps(config.fed.restart), "each client's"
         if config.fed.restart == "round":
-            length, whose = federation.local_steps, "each round's"
-            way = ", more fed.local_steps, or fed.restart=run"
+            whose, way = "each round's", ", more fed.local_steps, or fed.restart=run"
     problem = Schedule(config.schedule, config.warmup).cold(length, steps, whose, way)
     return [problem] if problem else []

@@ -104,12 +104,10 @@ class FederatedCourse(Course):
 
         The schedule runs over the steps of one client in all rounds, or anew in each round.
         """
-        place, local_steps = self.federation.client_step(step), self.federation.local_steps
+        place, federation = self.federation.client_step(step), self.federation
+        length = federation.schedule_steps(self.config.fed.restart)
         # A warm-up in steps counts the whole run's steps; a client, or its part of a round, has a
         # share of them.
-        if self.config.fed.restart == "round":
-            part = self.schedule.of_part(local_steps, self.total_steps)
-            return part.share(place.local + 1, local_steps)
-        depth = self.federation.rounds * local_steps
-        schedule = self.schedule.of_part(depth, self.total_steps)
-        return schedule.share(place.round * local_steps + place.local + 1, depth)
+        schedule = self.schedule.of_part(length, self.total_steps)
+        behind = place.round * federation.local_steps + place.local
+        return schedule.share(behind % length + 1, length)

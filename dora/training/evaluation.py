@@ -24,9 +24,9 @@ from dora.training.processes import World
 EVAL_ROWS, _GPU_ROWS = 64, 256
 
 
-def rows_at_once(device: torch.device) -> int:
-    """Returns the rows that all processes of an evaluation compute at a time."""
-    return EVAL_ROWS if device.type == "cpu" else _GPU_ROWS
+def rows_at_once(device: torch.device, processes: int = 1) -> int:
+    """Returns the rows that each of a run's processes computes at a time in an evaluation."""
+    return max(1, (EVAL_ROWS if device.type == "cpu" else _GPU_ROWS) // processes)
 
 
 @torch.inference_mode()
@@ -45,10 +45,8 @@ def predict(
     # By row number, not by a DistributedSampler, which pads its shards with rows that it repeats.
     mine = np.arange(len(tokens))[world.rank :: world.size]
     pieces, done = [], 0
-    # Rows of like length share a batch, which leaves little padding. With several processes each
-    # one's batch is smaller, so that all together still compute `rows_at_once`.
-    each = max(1, rows_at_once(world.device) // world.size)
-    for rows in by_length(tokens.lengths[mine], each):
+    # Rows of like length share a batch, which leaves little padding.
+    for rows in by_length(tokens.lengths[mine], rows_at_once(world.device, world.size)):
         pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
         done += len(rows)
         each_batch(f"{done:,} of {len(mine):,} rows")

@@ -49,24 +49,24 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     # Counted in the last weights: the best ones may come from before a renewal.
     in_all = _trained_in_all(s.method)
     _check_budget(plan, ranks["last"], "at the end")
-    with loop.weights(loop.selection.tensors):
-        if best["step"] == loop.step:  # the weights are equal: no second evaluation
-            scores, best_logits = last, last_logits
-        else:  # predicted anew, for `_check_restored`
-            scores, best_logits = loop.evaluate(s.reported)
-        # The ranks of the best weights, which may come from a step before the last pruning.
-        ranks["end"] = s.method.ranks()
-        in_file = ranks_in_file(s.method.layers)
-        if in_file and in_file != ranks["end"]:
-            ranks["in_peft_file"] = in_file
-        # The last weights have met it: components changed after the best evaluation.
-        after = f"{type(s.method).__name__}.ranks_final_at={s.method.ranks_final_at} lets it count"
-        _check_budget(plan, ranks["end"], f"in the best evaluation ({after})")
-        _check_restored(loop, best, best_logits)
-        # All processes share the evaluations above; only the main one writes.
-        if not s.world.main:
-            return
-        counts = _save_weights(p, loop, record)
+    loop.put(loop.selection.tensors)  # nothing below needs the last weights
+    if best["step"] == loop.step:  # the weights are equal: no second evaluation
+        scores, best_logits = last, last_logits
+    else:  # predicted anew, for `_check_restored`
+        scores, best_logits = loop.evaluate(s.reported)
+    # The ranks of the best weights, which may come from a step before the last pruning.
+    ranks["end"] = s.method.ranks()
+    in_file = ranks_in_file(s.method.layers)
+    if in_file and in_file != ranks["end"]:
+        ranks["in_peft_file"] = in_file
+    # The last weights have met it: components changed after the best evaluation.
+    after = f"{type(s.method).__name__}.ranks_final_at={s.method.ranks_final_at} lets it count"
+    _check_budget(plan, ranks["end"], f"in the best evaluation ({after})")
+    _check_restored(loop, best, best_logits)
+    # All processes share the evaluations above; only the main one writes.
+    if not s.world.main:
+        return
+    counts = _save_weights(p, loop, record)
     save(record.folder / artefacts.PREDICTIONS, _arrays(s.reported, last_logits, best_logits))
     if plan is not None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
@@ -223,8 +223,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
             backbone.load_tokenizer(p.model).save_pretrained(place)
         planned = p.plan.params(list(s.method.ranks().values())) if p.plan is not None else 0
         return {"adapter_end": planned, "stored": 0, "in_peft_file": None}
-    # A masked component adds nothing to the output, so the file need not hold it. The model is
-    # restored to the last weights afterwards, by `Loop.weights`.
+    # A masked component adds nothing to the output, so the file need not hold it.
     components.drop_masked(s.method.layers.values())
     tensors = as_stored(dict(sorted(loop.result().items())))
     file = record.folder / artefacts.WEIGHTS

@@ -25,7 +25,7 @@ def foreseen(
     """Returns such a failure as an error for the user, with the way on; None for any other error.
 
     `saved`: the step of the newest checkpoint, 0 for none. `evaluated`: the rows of an evaluation
-    that are computed at a time. `processes`: of this run.
+    that each process computes at a time. `processes`: of this run.
     """
     at = f"after step {saved}" if saved else "at its start"
     if isinstance(error, OSError) and error.errno in TEMPORARY | _LASTING:

@@ -7,8 +7,7 @@ selection.py chooses the best evaluation, checkpoint.py writes a checkpoint's fi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -240,16 +239,6 @@ class Loop:
         """
         result.restore(self.setup.model, self.setup.method.frozen(), tensors)
         self.setup.guard.note()
-
-    @contextmanager
-    def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
-        """Puts another result, such as the best one, into the model while the context is open."""
-        present = {name: t.detach().clone() for name, t in self.result().items()}
-        self.put(tensors)
-        try:
-            yield
-        finally:
-            self.put(present)
 
     def save(self) -> None:
         """Writes a checkpoint: result, moments, the method's state and the best evaluation so far.

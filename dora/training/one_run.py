@@ -126,7 +126,8 @@ def _train_and_finish(
 def _cause(error: BaseException, p: Prepared, world: World, record: Record) -> BaseException:
     """Returns the error that says why the run ended: `error` itself where no cause is known."""
     saved = checkpoint.newest(record.checkpoints)
-    cause = foreseen(error, saved, p.config, rows_at_once(world.device), world.size)
+    evaluated = rows_at_once(world.device, world.size)
+    cause = foreseen(error, saved, p.config, evaluated, world.size)
     # A write, such as a checkpoint's, also fails because the run's directory was removed.
     if cause is None and isinstance(error, OSError) and record.taken_by == REMOVED:
         cause = record.removed()

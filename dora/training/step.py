@@ -287,7 +287,8 @@ class Stepper:
     def check_finite(self, step: int) -> None:
         """Raises Diverged if any loss, penalty, gradient so far or any weight is not finite.
 
-        All processes must call it at the same step, since it gathers their findings.
+        `step`: the one that was taken last, or is being taken. All processes must call it at the
+        same step, since it gathers their findings.
         """
         firsts = self.setup.world.gather(self.watch.found())
         # The earliest step wins, then the earliest term in the order of FiniteWatch.NAMES: a loss
@@ -297,6 +298,10 @@ class Stepper:
             raise Diverged(
                 f"diverged: {FiniteWatch.NAMES[which]} not finite at step {first}; {self._remedy}"
             )
+        # There are gradients within a step alone: `watch` has not seen them where adjusting them fails.
+        gradients = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
+        if not_finite(gradients) is not None:
+            raise Diverged(f"diverged: the gradients not finite at step {step}; {self._remedy}")
         if (weights := not_finite(self.parameters)) is not None:
             raise Diverged(
                 f"diverged: weights not finite after step {step}: {weights}; {self._remedy}"

@@ -331,3 +331,22 @@ def test_a_checkout_that_a_link_leads_to_has_its_commit(
     monkeypatch.setattr(provenance_module, "_git", provenance_module._git.__wrapped__)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert provenance()["git"] == {"commit": head.stdout.strip(), "dirty": False}
+
+
+def test_another_users_checkout_has_its_commit_as_one_mounted_into_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "first"], check=True)
+    # A variable of git's own tests.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    head = [*git, "-c", f"safe.directory={tmp_path.resolve()}", "rev-parse", "HEAD"]
+    done = subprocess.run(head, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("this git takes safe.directory from files alone")
+    monkeypatch.setattr(provenance_module, "CHECKOUT", tmp_path)
+    (tmp_path / "dora").mkdir()
+    (tmp_path / "dora" / "changed.py").touch()
+    found = provenance_module._git.__wrapped__()
+    assert found == {"commit": done.stdout.strip(), "dirty": True}

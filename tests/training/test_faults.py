@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +24,10 @@ from dora.errors import NotNow, RunFailed, UserError
 from dora.files import write_atomic
 from dora.records import study
 from dora.records.record import Record
-from dora.training import checkpoint
+from dora.training import checkpoint, one_run
 from dora.training.foreseen import foreseen
 from dora.training.loop import Loop
+from dora.training.processes import World
 from runs import (
     command,
     configure,
@@ -372,3 +374,16 @@ def test_a_full_memory_names_an_evaluation_that_takes_more_rows_than_a_step() ->
     assert "evaluation" not in large
     # Of 16 rows each of two processes has 8, in two parts.
     assert "with 4 examples" in told(4, 2, "batch_size=16", "grad_accum=2")
+
+
+def test_the_rows_that_a_message_on_memory_names_are_those_of_one_process(tmp_path: Path) -> None:
+    world = World(0, 2, torch.device("cpu"))
+    record: Any = SimpleNamespace(checkpoints=tmp_path)
+
+    def told(batch: int) -> str:
+        p: Any = SimpleNamespace(config=configure("max_length=128", f"batch_size={batch}"))
+        return str(one_run._cause(MemoryError(), p, world, record))
+
+    # Each of two processes has half of a batch, and half of an evaluation's 64 rows.
+    assert "with 40 examples of up to 128 tokens at a time: try" in told(80)
+    assert "with 16 examples of up to 128 tokens at a time (32 in an evaluation," in told(32)

@@ -132,6 +132,26 @@ def test_scores_of_a_diverged_loss_blame_the_loss(monkeypatch):
         train()
 
 
+@pytest.mark.parametrize(
+    ("moment", "named"),
+    [
+        ("adjust_gradients", "the gradients"),
+        ("adjust_clipped_gradients", "loss"),
+        ("update", "loss"),
+    ],
+)
+def test_a_moment_that_fails_in_the_step_of_a_diverged_loss_blames_it(moment, named, monkeypatch):
+    loop = dora_loop()
+    spoil_loss(loop, monkeypatch)
+
+    def fail(*_):
+        raise torch.linalg.LinAlgError("the input holds NaN")
+
+    monkeypatch.setattr(loop.setup.method, moment, fail)
+    with pytest.raises(RunFailed, match=f"^diverged: {named} not finite at step 1;"):
+        loop.train_step(1)
+
+
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
 def test_no_component_is_chosen_by_a_score_that_is_not_finite(value):
     with pytest.raises(FloatingPointError, match="1 of 3"):
@@ -142,6 +162,14 @@ def test_a_run_with_a_loss_that_was_not_finite_is_unsound_even_with_finite_weigh
     loop = dora_loop()
     assert loop.stepper.sound()
     loop.stepper.watch.see(1, torch.tensor(NAN), None, torch.tensor(1.0))
+    assert not loop.stepper.sound()
+
+
+def test_a_run_with_weights_that_are_not_finite_is_unsound_even_after_finite_losses():
+    loop = dora_loop()
+    loop.train_step(1)
+    assert loop.stepper.sound()
+    spoil_weights(loop, None)
     assert not loop.stepper.sound()
 
 

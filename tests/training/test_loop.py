@@ -1,21 +1,28 @@
-"""Schedules beside Transformers', and the paths of a run that other tests do not take."""
+"""Schedules beside Transformers', when a run logs and saves, and paths that other tests do not take."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import transformers
 
+from conftest import attach_method, loop_of, tiny, tokens
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.methods.schedule import Schedule
 from dora.preparing.prepare import prepare
+from dora.process.signals import StopSignals
 from dora.records.finished import read_runs
+from dora.training import loop as training
+from dora.training.loop import Loop
 from runs import only_run, run, small
 
 
@@ -128,3 +135,56 @@ def test_compile_compiles_the_model_and_is_no_part_of_a_run_s_identity(
     folder = only_run(tmp_path)
     assert record["config"]["compile"] is True
     assert prepare(small(tmp_path, "method=lora")).folder == folder  # the directory's key is equal
+
+
+@pytest.fixture
+def slow_loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """Returns a loop of 12 steps of 130 seconds each, which trains and evaluates nothing."""
+    model, passed = tiny("roberta"), [0.0]
+    method = attach_method(model, "lora", "r2")
+    loop = loop_of(model, method, tokens(16), 12, batch_size=8, eval_every=5, patience=1)
+
+    def step(_: int) -> tuple[torch.Tensor, None]:
+        passed[0] += 130
+        return torch.tensor(0.5), None
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "evaluate_and_select", lambda: None)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: passed[0]))
+    return loop
+
+
+def test_a_checkpoint_comes_with_each_evaluation_and_after_five_minutes_without_one(
+    slow_loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(slow_loop, "save", lambda: saved.append(slow_loop.step))
+    slow_loop.run(StopSignals())
+    assert saved == [3, 5, 8, 10, 12]  # evaluated after steps 5, 10 and 12
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_starts(slow_loop: Loop) -> None:
+    slow_loop.step, slow_loop.seconds = 9, 1000.0  # as a checkpoint has them
+    slow_loop.run(StopSignals())
+    assert slow_loop.seconds == 1000 + 3 * 130
+
+
+@pytest.mark.parametrize(("last", "logged"), [(5, [5]), (10, [10]), (None, [10, 12])])
+def test_the_last_step_has_a_training_line_and_one_alone(
+    last: int | None, logged: list[int], slow_loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(slow_loop, "track", lambda journal, line: events.append(line))
+
+    def evaluate() -> None:
+        slow_loop.selection.worse = int(slow_loop.step == last)  # then patience ends the run
+
+    monkeypatch.setattr(slow_loop, "evaluate_and_select", evaluate)
+    slow_loop.run(StopSignals())
+    assert [e["step"] for e in events if e["split"] == "train"] == logged
+
+
+def test_logits_of_another_evaluation_than_the_last_are_not_known(slow_loop: Loop) -> None:
+    slow_loop._evaluated = 10, {"heldout": np.zeros((1, 2))}
+    assert slow_loop.known(10).keys() == {"heldout"}
+    assert slow_loop.known(5) == {}  # the best weights of step 5 are predicted anew

@@ -107,17 +107,21 @@ def test_the_moments_of_a_step_come_in_their_order() -> None:
 
 
 def test_a_method_sets_the_rate_of_a_step_and_its_tensors_rates_and_decays() -> None:
-    loop, method = taken(lr=1e-3, weight_decay=0.1)
+    loop, _ = taken(lr=1e-3, head_lr=2e-3, weight_decay=0.1)
     factor = 0.5 * 9 / 10  # half of a linear schedule's second of ten steps
-    groups = loop.stepper.optimizer.param_groups
-    # A and B of four matrices; their gates; the head's two weights and its two biases.
-    assert sorted(len(group["params"]) for group in groups) == [2, 2, 4, 8]
-    gates = {id(layer.g) for layer in method.layers.values()}
-    for group in groups:
-        mine = id(group["params"][0]) in gates
-        rate = 1e-2 if mine else 1e-3
-        assert group["lr"] == pytest.approx(rate * factor)
-        assert group["weight_decay"] == 0 if mine else group["weight_decay"] in (0, 0.1)
+    names = {id(p): name for name, p in loop.stepper.parameters.items()}
+    found = {
+        names[id(p)]: (group["lr"] / factor, group["weight_decay"])
+        for group in loop.stepper.optimizer.param_groups
+        for p in group["params"]
+    }
+    assert found.keys() == set(names.values())
+    for name, (rate, decay) in found.items():
+        if name in loop.setup.head:
+            want = 2e-3, 0.0 if name.endswith("bias") else 0.1
+        else:
+            want = (1e-2, 0.0) if name.endswith(".g") else (1e-3, 0.1)
+        assert (rate, decay) == pytest.approx(want), name
 
 
 def test_a_group_of_a_tensor_that_no_module_holds_is_refused() -> None:

@@ -17,6 +17,7 @@ from conftest import attach_method, loop_of, tiny, tokens
 from dora.data.tokens import Tokens
 from dora.errors import Stopped, UserError
 from dora.process import group
+from dora.process.signals import StopSignals
 from dora.records.record import Record
 from dora.training import one_run, processes, unless_done
 from runs import (
@@ -244,8 +245,10 @@ def test_what_refuses_the_main_process_the_directory_ends_the_others_alike(
     monkeypatch.setattr(processes, "start", lambda _: world)
     monkeypatch.setattr(processes.World, "broadcast", broadcast)
     monkeypatch.setattr(Record, "open", in_use)
+    signals = StopSignals()
     with pytest.raises(Stopped, match=r"^in use$"):
-        run(small(tmp_path, "method=lora"))
+        run(small(tmp_path, "method=lora"), signals)
     assert len(told) == 2
+    assert signals.waits  # from the start: a process that left would leave the others waiting
     # As it travels from one process to the others.
     assert str(pickle.loads(pickle.dumps(UserError("a", "b")))) == str(UserError("a", "b"))

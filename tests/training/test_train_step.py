@@ -87,7 +87,9 @@ def test_the_penalty_counts_once_a_step_whatever_the_number_of_micro_batches():
         assert names == ("penalty", "backward", "optimizer", "after_step", "applied", "clear")
         after.append(norms[1])
     assert after[0] == pytest.approx(after[1], rel=1e-5)
-    torch.testing.assert_close(given[0][1], given[1][1])  # the penalty, as it is logged
+    # Loss and penalty, as they are logged; the layers' dropout draws anew in each micro-batch.
+    assert given[0][0].item() == pytest.approx(given[1][0].item(), rel=0.1)
+    torch.testing.assert_close(given[0][1], given[1][1])
 
 
 def test_a_step_behind_an_evaluation_trains_in_training_mode():
@@ -99,19 +101,21 @@ def test_a_step_behind_an_evaluation_trains_in_training_mode():
     assert all(module.training for module in model.modules())
 
 
-def test_every_micro_batch_of_every_step_draws_dropout_of_its_own_again_in_another_run():
-    found = []
-    for _ in range(2):
-        model, seeds = tiny("roberta"), []
+def test_every_micro_batch_of_every_step_and_process_draws_dropout_of_its_own_in_each_run_alike():
+    def seeds(rank):
+        model, found = tiny("roberta"), []
         train_head_only(model)
         loop = loop_of(model, Recorder(model), tokens(16), 10, batch_size=8, grad_accum=2)
+        loop.setup.world = World(rank, 1, torch.device("cpu"))
         # Dropout draws from PyTorch's default generator.
-        model.register_forward_pre_hook(lambda *_, seeds=seeds: seeds.append(torch.initial_seed()))
+        model.register_forward_pre_hook(lambda *_: found.append(torch.initial_seed()))
         for step in (1, 2):
             loop.train_step(step)
-        found.append(seeds)
-    assert found[0] == found[1]
-    assert len(set(found[0])) == 4
+        return found
+
+    alone, beside = seeds(rank=0), seeds(rank=1)
+    assert seeds(rank=0) == alone
+    assert len({*alone, *beside}) == 8
 
 
 @pytest.mark.parametrize("method", ["adalora", "dora"])
