@@ -199,7 +199,7 @@ class Leaders:
     """The best rows of one budget in one column, and those that the seeds cannot tell from them.
 
     The best are several where means are equal. `untested`: rows with a score that no test compares
-    with the best, which share fewer than two seeds with it; their means may be higher.
+    with any of the best, since they share fewer than two seeds; their means may be higher.
     """
 
     best: frozenset[Row]
@@ -212,8 +212,9 @@ def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
 
     A row is *lower* than another if a test shows it, with p < 0.05. The best row has the highest
     mean among the tested rows that are lower than none. With unequal seeds this need not be the row
-    with the highest mean of all. *Alike* are the tested rows that are not lower than the best. A
-    row that shares fewer than two seeds with the best is not tested, and gets no mark.
+    with the highest mean of all. *Alike* are the rows that are tested with one of the best and are
+    lower than none of them. A row that shares fewer than two seeds with each of the best is not
+    tested, and gets no mark.
 
     Tests with the baseline are those of `differences`, so that no mark contradicts a p value. All
     other pairs at a budget are a second family for Holm: all of them, because the same scores show
@@ -236,16 +237,15 @@ def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
                 highest = max(means[row] for row in leading)
                 # Equal means of unequal scores may differ in their last bits.
                 best = frozenset(row for row in leading if highest - means[row] <= ROUNDING)
-                alike = frozenset(
-                    row
-                    for row in means.keys() - best
-                    if all(told.get((one, row, column)) is False for one in best)
-                )
-                untested = frozenset(
-                    row
+                # With each of the best: whether it is shown to be higher, None without a test.
+                beaten = {
+                    row: {told.get((one, row, column)) for one in best}
                     for row in scored.keys() - best
-                    if not any((one, row, column) in told for one in best)
+                }
+                alike = frozenset(
+                    row for row, its in beaten.items() if False in its and True not in its
                 )
+                untested = frozenset(row for row, its in beaten.items() if its == {None})
                 found[block[0][1], column] = Leaders(best, alike, untested)
     return found
 

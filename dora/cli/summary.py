@@ -89,8 +89,7 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     marked = set()
     for words, s in seen.items():
         task, method, budget = s.place.task, s.place.method, s.place.budget
-        best = {**(s.score or {}), "degenerate": s.degenerate}
-        value = view.value({"results": {"best": best}}, task)
+        value = view.value_of({**(s.score or {}), "degenerate": s.degenerate}, task)
         if value is not None:
             row = method, budget, " ".join(others[words])
             cells[row][task].append(value)

@@ -227,8 +227,10 @@ def _made(run: Run, command: str) -> str:
             "the method's code is not in this suite: the command needs its author's files, of "
             f"fingerprint `{code}`"
         )
+    taken, planned = run["results"]["last"]["step"], run["total_steps"]
+    early = f" (of {planned:,}: patience ended the run)" if taken < planned else ""
     facts.append(
-        f"{run['total_steps']:,} steps of {most}{c['batch_size']}, learning rate {c['lr']:g}, "
+        f"{taken:,} steps{early} of {most}{c['batch_size']}, learning rate {c['lr']:g}, "
         f"seed {c['seed']}, {c['precision']}, {run['train_s']:.0f} s on {run['device']}"
     )
     if "federation" in run:

@@ -207,6 +207,24 @@ def test_a_row_that_one_of_two_best_is_shown_to_beat_is_not_alike(tmp_path: Path
     assert leaders(table) == {("r8", "sst2"): Leaders(frozenset({LORA, DORA}), frozenset())}
 
 
+def test_a_row_that_is_tested_with_one_of_two_best_alone_is_marked_by_that_test(
+    tmp_path: Path,
+) -> None:
+    scored(tmp_path, "lora", {1: 60.1, 2: 60.3, 3: 60.5})
+    scored(tmp_path, "dora", {1: 60.5, 2: 60.4, 3: 60.0, 4: 60.3, 5: 60.3})
+    # Seeds that DoRA shares and LoRA lacks; AdaLoRA is 0.2 and 0 lower there, SoRA 1 and 1.0001.
+    scored(tmp_path, "adalora", {4: 60.1, 5: 60.3})
+    scored(tmp_path, "sora", {4: 59.3, 5: 59.2999})
+    scored(tmp_path, "melora", {4: 60.2})
+    (table,) = tables(read_runs(tmp_path))
+    found = leaders(table)["r8", "sst2"]
+    assert (found.best, found.alike) == ({LORA, DORA}, {ADALORA})
+    assert found.untested == {("melora", "r8")}
+    # MELoRA is named as not tested with the bold scores, LoRA's among them.
+    said = "not compared with LoRA: AdaLoRA r8; sora r8 (fewer than two seeds in common)"
+    assert said in scores(table).notes
+
+
 def test_a_higher_score_of_one_seed_is_not_marked_and_a_note_says_why(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80.0, 2: 82.0})
     scored(tmp_path, "dora", {1: 79.0, 2: 79.5})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from searches import search_at
 
 import record_files
 from dora.analysis.figures.log_axis import apart
@@ -105,6 +107,8 @@ def test_seeds_that_choose_another_rate_by_themselves_are_counted(tmp_path: Path
         "in 2 of 5 searches each seed by itself chooses the same rate; in the others more seeds may "
         "move the choice"
     ) in table(searches(tmp_path))
+    # Rates without any score have none that could be the same.
+    assert "every rate has the same score: rte full" in table(searches(tmp_path))
     # One seed says nothing of another.
     write_run(tmp_path / "one", "lora", 1e-3, 0.6, dev=0.5)
     assert not any("each seed" in line for line in table(searches(tmp_path / "one")))
@@ -143,6 +147,7 @@ def test_of_rates_with_one_score_the_lowest_counted_loss_chooses_and_is_shown(
     assert "0.001: 50.0 (loss 0.6100), **0.002: 50.0 (loss 0.6000)**, 0.004: 50.0 (loss " in text
     assert "0.001: 50.0 (loss 0.6100), **0.002: 50.0 (loss 0.6000)**, 0.004: 40.0 " in text
     assert notes[-1] == "every rate has the same score: rte lora, rte full"
+    assert "**0.001: 50.0** (edge), 0.002: 50.0, 0.004: 50.0 " in text  # full's, with no loss known
 
 
 @pytest.mark.parametrize(("first", "last"), [(0.4, 0.3), (0.3, 0.4)])
@@ -196,6 +201,26 @@ def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_named(tmp_path:
     for lr, seed in ((2e-3, 1), (3e-3, 1), (1e-3, 2), (2e-3, 2), (3e-3, 2)):
         write_run(tmp_path, "dora", lr, 0.5, dev=0.5, seed=seed)
     assert unequal(searches(tmp_path)) == ["rte"]
+
+
+def test_what_several_searches_differ_in_has_a_column_and_what_they_share_has_none() -> None:
+    few, many = {1e-3: (50.0,)}, {1e-3: (50.0,), 2e-3: (51.0,)}
+    first = search_at("m", "rte", "lora", "r8", (1,), many)
+
+    def head(*others: Search) -> str:
+        cells = table([first, *others])[0].partition("\n")[0].strip("| ").split("|")
+        return " ".join(cell.strip() for cell in cells[:-1])
+
+    full = search_at("m", "rte", "full", None, (1,), few)
+    assert head(full) == "task method"
+    assert head(search_at("m", "rte", "lora", "r4", (1,), many), full) == "task method budget"
+    assert head(search_at("n", "rte", "lora", "r8", (1,), many)) == "model task method"
+    other = search_at("m", "rte", "lora", "r8", (1,), many, length="9 steps")
+    assert head(other) == "task length method"
+    assert head(search_at("m", "rte", "lora", "r8", (1,), many, data="x")) == "task data method"
+    # Full fine-tuning had one rate beside LoRA's two; the one of other runs is no part of this.
+    assert unequal([first, full]) == ["rte"]
+    assert unequal([first, replace(full, key=full.key._replace(length="9 steps"))]) == []
 
 
 def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -> None:
@@ -280,6 +305,16 @@ def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> No
         "held-out training rows; 1 of 2 rates at an edge of those tried (RTE DoRA (dynamic rank)); 1 rate is from no "
         "such search (RTE AdaLoRA)"
     ) in score_notes(found, set(), bold=False)
+
+
+def test_rates_from_a_search_at_another_length_are_said_with_it(tmp_path: Path) -> None:
+    search = {"file": "choices.json", "candidates": 3, "seeds": 1, "at_edge": False}
+    for method, length in (("lora", {"length": "600 steps"}), ("dora", {})):
+        record_files.write_run(tmp_path, method, 1, 0.8, task="rte", tuning={**search, **length})
+    (found,) = tables(read_runs(tmp_path))
+    (note,) = [n for n in score_notes(found, set(), bold=False) if n.startswith("tuned")]
+    assert ", 1 seed each, on held-out" in note
+    assert note.endswith(" those tried; tried in runs of another length, 600 steps")
 
 
 def test_one_evaluation_is_not_called_the_best_of_several(tmp_path: Path) -> None:

@@ -196,6 +196,14 @@ def test_a_component_costs_as_much_as_the_file_holds_for_it(in_file: list[int], 
     assert said in model_card(run, CONFIG, Form())
 
 
+def test_a_card_counts_the_steps_that_were_taken_where_patience_ended_the_run() -> None:
+    run = read(RECORD)
+    assert f"\n- {run['total_steps']:,} steps of 32, " in model_card(run, CONFIG, Form())
+    run["results"]["last"]["step"] = 400
+    said = f"\n- 400 steps (of {run['total_steps']:,}: patience ended the run) of 32, "
+    assert said in model_card(run, CONFIG, Form())
+
+
 def test_a_card_tells_what_the_federation_was() -> None:
     run = read(RECORD)
     assert "federated:" not in model_card(run, CONFIG, Form())

@@ -20,19 +20,6 @@ from dora.files import write_atomic
 _HIGHEST = 8.0  # inches: a page's text less a caption
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of figure. `draw` and `part` return None where a table has nothing for them.
-
-    `part`: draws one task, or `AVERAGE`, where the whole is higher than a page; a figure whose parts
-    would be no lower has none.
-    """
-
-    draw: Callable[[Table], Drawn | None]
-    caption: str
-    part: Callable[[Table, str], Drawn | None] | None = None
-
-
 def _task_alone(draw: Callable[[Table], Drawn | None]) -> Callable[[Table, str], Drawn | None]:
     """Returns the `part` of a figure that has no average, and whose numbers are a task's own."""
 
@@ -46,44 +33,26 @@ def _task_alone(draw: Callable[[Table], Drawn | None]) -> Callable[[Table, str],
     return part
 
 
+@dataclass(frozen=True)
+class Kind:
+    """One kind of figure. `draw` and `part` return None where a table has nothing for them.
+
+    `part`: draws one task, or `AVERAGE`, where the whole is higher than a page; a figure whose parts
+    would be no lower has none.
+    """
+
+    draw: Callable[[Table], Drawn | None]
+    part: Callable[[Table, str], Drawn | None] | None = None
+
+
 # The name is the end of the files' names.
 FIGURES = {
-    "score-by-budget": Kind(
-        score_by_budget,
-        "Score against adapter parameters: mean over seeds with its 95 % interval; a method "
-        "without a budget is a line across.",
-        score_by_budget,
-    ),
-    "differences": Kind(
-        paired_differences,
-        "Each method less the baseline (LoRA, if no other is named) at the same budget with its "
-        "95 % interval, each by itself, task by task and averaged.",
-        paired_differences,
-    ),
-    "score-by-cost": Kind(
-        score_by_cost,
-        "Average score against adapter parameters and against seconds of training: mean over seeds "
-        "with its 95 % interval, larger marks for larger budgets, side by side where costs are "
-        "nearly equal; the line joins the rows that no cheaper one beats.",
-    ),
-    "final-ranks": Kind(
-        final_ranks,
-        "Ranks at the end as a heat map, layer by kind of matrix: the mean over seeds, coloured "
-        "by its share of the largest rank that the method has at the start or the end.",
-        _task_alone(final_ranks),
-    ),
-    "rank-paths": Kind(
-        rank_paths,
-        "Live components over training by kind of matrix, mean over seeds and layers, each method "
-        "at its largest budget.",
-        _task_alone(rank_paths),
-    ),
-    "learning-curves": Kind(
-        learning_curves,
-        "Development score over training, mean over seeds and from lowest to highest, each method "
-        "at its largest budget.",
-        _task_alone(learning_curves),
-    ),
+    "score-by-budget": Kind(score_by_budget, score_by_budget),
+    "differences": Kind(paired_differences, paired_differences),
+    "score-by-cost": Kind(score_by_cost),
+    "final-ranks": Kind(final_ranks, _task_alone(final_ranks)),
+    "rank-paths": Kind(rank_paths, _task_alone(rank_paths)),
+    "learning-curves": Kind(learning_curves, _task_alone(learning_curves)),
 }
 
 

@@ -172,8 +172,11 @@ def rank_paths(table: Table) -> Drawn | None:
     rows = {row.method: row for row in adaptive(table)}
     ranks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     for task, (method, row) in product(table.averaged, rows.items()):
-        for run in table.runs_of(row, task):
-            for step, found in rank_path(run):
+        runs = list(filter(None, map(rank_path, table.runs_of(row, task))))
+        for step in {step for changes in runs for step, _ in changes}:
+            for changes in runs:
+                # Ranks stay until they change, and as they are where `patience` ended the run.
+                *_, found = (now for changed, now in changes if changed <= step)
                 for (_, kind), rank in found.items():
                     ranks[task, method, kind, step].append(rank)
     lines: Lines = [

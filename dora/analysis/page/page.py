@@ -82,7 +82,10 @@ def page(found: Sequence[Table], seen: Sequence[study.Seen], generator: str) -> 
     return template().render(
         total=sum(len(list(table.runs)) for table in found),
         made_by=f"python -m dora.report {shlex.join(sys.argv[1:])}".strip(),
-        sections=[_section(table, seen) for table in found],
+        sections=[
+            {"link": title_of(table), "grids": grids(table), "missing": holes(table, seen)}
+            for table in found
+        ],
         generator=generator,
         study=study_data(found),
         style=_asset(STYLE),
@@ -93,12 +96,3 @@ def page(found: Sequence[Table], seen: Sequence[study.Seen], generator: str) -> 
 def _asset(name: str) -> Markup:
     """Returns a file of the package as it is: it is no text of a record, which would be escaped."""
     return Markup((FOLDER / name).read_text("utf-8"))
-
-
-def _section(table: Table, seen: Sequence[study.Seen]) -> dict[str, Any]:
-    """Returns the tables of one data source and model, and its missing runs."""
-    return {
-        "link": title_of(table),
-        "grids": grids(table),
-        "missing": holes(table, seen),
-    }

@@ -91,10 +91,8 @@ def federated(table: Table) -> Grid | None:
             del line[_EXAMPLES]
     else:
         note += "; examples: the rows of all of a run's steps, a row as often as it is trained on"
-    text, cells = (
-        f"{caption(table)}: clients and communication",
-        [list(line.values()) for line in lines],
-    )
+    text = f"{caption(table)}: clients and communication"
+    cells = [list(line.values()) for line in lines]
     return Grid(text, list(lines[0]), cells, text_columns=3, name="federated", notes=[note])
 
 

@@ -23,9 +23,8 @@ def against(table: Table) -> list[Grid]:
     DETECTABLE says what these seeds could show.
     """
     found = differences(table)
-    averages, by_task = (
-        [d for d in found if (d.task is not None) == apart] for apart in (False, True)
-    )
+    averages = [d for d in found if d.task is None]
+    by_task = [d for d in found if d.task is not None]
     return [_grid(table, family) for family in (averages, by_task) if family]
 
 

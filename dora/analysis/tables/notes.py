@@ -110,11 +110,25 @@ def _tests_note(table: Table) -> str:
 
 
 def _average_notes(table: Table) -> list[str]:
-    """Returns the note on the tasks that the average is over, if there is one."""
+    """Returns the notes on the tasks that the average is over, and on errors that it lacks."""
     if None not in table.columns:
         return []
     text = f"average: over {task_titles(table.averaged)}"
     text += f", without {task_titles(table.apart)}" if table.apart else ""
     if table.not_averaged:
         text += f"; not over {task_titles(table.not_averaged)}, of which there are runs, too"
-    return [text]
+    # As of runs that all predict one class.
+    alike = {
+        table.row_title(row): tasks
+        for row in table.rows
+        if table.mean(row, None) is not None
+        and (tasks := [t for t in table.averaged if (e := table.mean(row, t)) and e.error == 0])
+    }
+    if not alike:
+        return [text]
+    named = "; ".join(f"{title} on {task_titles(tasks)}" for title, tasks in alike.items())
+    return [
+        text,
+        "average: the interval is too narrow, or absent, where every seed has the same score, whose "
+        f"error then counts as 0: {named}",
+    ]

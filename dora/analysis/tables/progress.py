@@ -25,9 +25,12 @@ def report(seen: list[Seen], results: Path) -> list[str]:
     """Returns the lines of the table, the runs at work, and what is left."""
     lines = [*table(seen).splitlines(), "", *_details(seen)]
     lines.append(f"{counted(len(seen), 'run')}: {study.in_words(study.count(seen))}")
+    to_do = any(s.state in TO_DO for s in seen)
     if (left := estimate.left(seen, TO_DO)) is not None:
         lines.append(f"left: {estimate.in_words(left)}")
-    if any(s.state in TO_DO for s in seen):
+    elif to_do:
+        lines.append("left: not known, since no run like these is done")
+    if to_do:
         lines.append(
             f"what is left to do, as commands: {study.command_over(results, 'status', '--missing')}"
         )

@@ -62,19 +62,23 @@ def _cell(table: Table, group: Sequence[Number], task: str | None) -> str:
     The metric follows where it is not the table's. A paper's average is shown only where it is over
     the tasks of the table's own.
     """
-    if task is None:
-        over = {n.task for n in group if n.value is not None} - {published.AVERAGE}
-        if over != set(table.averaged):
-            return "–"
-    metric = "score" if task is None else table.view.metric(task)
-    of_task = [n for n in group if n.task == (task or published.AVERAGE) and n.value is not None]
+    known = [n for n in group if n.value is not None]
+    metrics = {(n.task, n.metric) for n in known}
+    over = {n.task for n in known} - {published.AVERAGE}
+    if task is None and over != set(table.averaged):
+        return "–"
+    wanted = [(t, table.view.metric(t)) for t in table.over(task)]
+    of_task = [n for n in known if n.task == (task or published.AVERAGE)]
     # A number by another metric is still worth showing, with its name.
-    best = next((n for n in of_task if n.metric == metric), of_task[0] if of_task else None)
+    best = next((n for n in of_task if (n.task, n.metric) in wanted), next(iter(of_task), None))
     if best is None:
         return "–"
     spread = "" if best.spread is None else f" ± {best.spread:.1f}"
     text = f"{best.value:.1f}{spread}{STARTED if best.start else ''}"
-    return text if best.metric == metric else f"{text} ({in_head(best.metric).replace('_', ' ')})"
+    if metrics.issuperset(wanted):
+        return text
+    name = "other metrics" if task is None else in_head(best.metric).replace("_", " ")
+    return f"{text} ({name})"
 
 
 def _sizes(method: str, params: str) -> tuple[str, str]:

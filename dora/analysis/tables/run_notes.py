@@ -142,7 +142,7 @@ def _evaluation_notes(table: Table) -> list[str]:
     # A run keeps one best evaluation; another metric is read from it, and may have been better.
     chosen = [t for t in table.tasks if table.view.metric(t) != TASKS[t].metrics[0]]
     if chosen:
-        named = ", ".join(f"{t} {TASKS[t].metrics[0]}" for t in chosen)
+        named = ", ".join(f"{TASKS[t].folder} {TASKS[t].metrics[0]}" for t in chosen)
         found.append(f"the best evaluation is still that by {named}")
     return found
 

@@ -22,7 +22,7 @@ def table(searches: Sequence[Search]) -> list[str]:
     several = {
         "model": len({key.model for key in keys}) > 1,  # one value needs no column
         "length": len({key.length for key in keys}) > 1,
-        "data": len({key.data for key in keys} - {None}) > 1,
+        "data": len({key.data for key in keys}) > 1,
         "budget": len({key.budget for key in keys} - {None}) > 1,
     }
     known = ("model", "task", "length", "data", "method", "budget")

@@ -1,15 +1,16 @@
 // Figures of training, of some runs of one table, and all figures together.
 
-// A curve's mean, lowest and highest value at each step, over runs.
+// A curve's mean, lowest and highest value at each step, over runs that have one there. Components
+// stay until they change, and as they are where `patience` ended the run.
 function summary(some, name) {
-  const values = grouped(
-    some.flatMap(run => curveOf(run, name)),
-    ([step]) => step,
-  );
-  return [...values]
-    .sort(([a], [b]) => a - b)
-    .map(([step, pairs]) => {
-      const of = pairs.map(([, value]) => value);
+  const curves = some.map(run => curveOf(run, name)).filter(points => points.length);
+  const steps = new Set(curves.flat().map(([step]) => step));
+  return [...steps]
+    .sort((a, b) => a - b)
+    .map(step => {
+      const isAt = ([place]) => (name === "live" ? place <= step : place === step);
+      const points = curves.map(points => points.findLast(isAt)).filter(Boolean);
+      const of = points.map(([, value]) => value);
       return {step, mean: mean(of), low: Math.min(...of), high: Math.max(...of)};
     });
 }

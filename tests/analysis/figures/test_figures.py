@@ -254,8 +254,13 @@ def test_paths_of_ranks_end_where_patience_ended_the_run(results: Path) -> None:
     change_record(run, results={**last, "last": {**last["last"], "step": 50}})
     table = only_table(results)
     path = lines(rank_paths(table), task="sst2", method="dora", matrix="q")
-    # q is two matrices of each run: 0 and 1 in the first, 3 and 3 in the second, which ended.
-    assert [(p["step"], p["rank"], p["matrices"]) for p in path][-2:] == [(50, 3, 2), (90, 0.5, 2)]
+    # q is two matrices of each run: 0 and 1 in the first, 3 and 3 in the second, which ended. No
+    # rank changes there, and so no mean does.
+    assert [(p["step"], p["rank"], p["matrices"]) for p in path][-3:] == [
+        (20, 1.75, 4),
+        (50, 1.75, 4),
+        (90, 1.75, 4),
+    ]
     drawn = study_data([table])
     live = [r["curves"]["live"] for r in drawn["runs"] if "live" in r["curves"] and r["seed"] == 2]
     assert 50 in {drawn["steps"][steps][-1] for steps, _ in live}

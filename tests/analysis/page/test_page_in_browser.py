@@ -265,6 +265,20 @@ def test_ranks_are_means_over_all_runs_of_a_row_also_of_one_that_ends_as_it_bega
     assert cells == ["layer 0 q: 3.0"]
 
 
+def test_mean_components_stay_as_they_are_where_patience_ended_a_run(tmp_path: Path) -> None:
+    name = names(1)[0]
+    for seed, rank, end in ((1, 2, 90), (2, 4, 50)):
+        path = write_run(tmp_path, "dora", seed, 0.8, ranks={name: rank})
+        allocation = {"step": 20, "total": rank, "ranks": {name: rank}}
+        (path / "ranks.jsonl").write_text(json.dumps(allocation) + "\n")
+        results = json.loads((path / "run.json").read_text())["results"]
+        change_record(path, results={**results, "last": {**results["last"], "step": end}})
+    found = in_browser(
+        tmp_path, 'return summary(runs, "live").map(({step, mean}) => [step, mean]);'
+    )
+    assert found == [[0, 4], [20, 3], [50, 3], [90, 3]]
+
+
 def test_numbers_of_parameters_are_worded_as_in_tables(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     numbers = [0, 770, 999, 1000, 13_824, 99_949, 99_950, 100_000, 331_776, 999_499_999]

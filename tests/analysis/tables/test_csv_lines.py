@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from itertools import product
 from pathlib import Path
 
 from dora.analysis.grouping import tables
-from dora.analysis.tables.csv_lines import as_row
+from dora.analysis.tables.csv_lines import as_row, difference_lines
 from dora.analysis.tables.files import files
+from dora.analysis.view import View
 from dora.records.finished import read_runs
 from record_files import federation_entry, write_run
 
@@ -39,6 +41,17 @@ def test_a_row_holds_place_scores_settings_and_origin(tmp_path: Path) -> None:
         "dirty": False,
     }
     assert {key: row[key] for key in expected} == expected
+
+
+def test_a_difference_names_its_baseline_and_the_least_number_of_pairs(tmp_path: Path) -> None:
+    for task, seeds in (("sst2", (1, 2, 3)), ("rte", (1, 2))):
+        for method, seed in product(("lora", "dora"), seeds):
+            write_run(tmp_path, method, seed, 0.8 + seed * len(method) / 100, task=task)
+    (table,) = tables(read_runs(tmp_path), View(baseline="dora"))
+    shown = [
+        tuple(line[k] for k in ("against", "task", "seeds")) for line in difference_lines(table)
+    ]
+    assert shown == [("dora", "average", 2), ("dora", "sst2", 3), ("dora", "rte", 2)]
 
 
 def test_a_row_of_a_federated_run_holds_its_depth_and_examples(tmp_path: Path) -> None:

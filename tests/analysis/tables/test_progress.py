@@ -10,6 +10,7 @@ from dora.analysis.tables.scores import scores
 from dora.records import gaps
 from dora.records.finished import read_runs
 from record_files import write_run
+from runs import change_record
 
 
 def test_runs_of_unequal_lengths_and_settings_are_not_averaged(tmp_path: Path) -> None:
@@ -26,6 +27,19 @@ def test_runs_of_unequal_lengths_and_settings_are_not_averaged(tmp_path: Path) -
     assert lines[0][at : at + 2] == ["length", "done"]
     assert lines[1][at:] == ["600", "steps", "2", "45.0"]
     assert lines[2][at:] == ["1800", "steps", "3", "63.0", "to", "70.0"]
+
+
+def test_a_time_left_that_nothing_tells_is_said_to_be_unknown(tmp_path: Path) -> None:
+    def left() -> list[str]:
+        lines = progress.report(gaps.scan(tmp_path), tmp_path)
+        return [line for line in lines if line.startswith("left: ")]
+
+    stopped = write_run(tmp_path, "lora", 1, 0.9, status="stopped")
+    assert left() == ["left: not known, since no run like these is done"]
+    write_run(tmp_path, "lora", 2, 0.9)
+    assert left() == ["left: about 20 s of training, 1 run"]
+    change_record(stopped, status="done")
+    assert left() == []
 
 
 def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from dora.analysis.tables.scores import medians, scores
 from dora.analysis.view import View
 from dora.records import gaps
 from dora.records.finished import read_runs
+from dora.records.place import Row
 from record_files import federation_entry, write_run
 from runs import change_record
 
@@ -190,6 +191,49 @@ def test_rows_of_unequal_size_at_one_budget_and_weights_of_a_folder_are_said(
     assert notes[0] == said
 
 
+def test_a_row_is_called_smaller_where_a_run_lacks_more_than_a_hundredth(tmp_path: Path) -> None:
+    # 9,900 is the limit; the budget is a size, and needs no word on ranks.
+    sizes = {"lora": (10_000, 10_000), "dora": (9_901, 10_000), "adalora": (10_000, 9_899)}
+    for method, by_seed in sizes.items():
+        for seed, params in enumerate(by_seed, 1):
+            write_run(tmp_path, method, seed, 0.8, budget="10k", params=params)
+    notes = [note for note in scores(only_table(tmp_path)).notes if note.startswith("fewer")]
+    assert notes == ["fewer parameters than others at the budget: AdaLoRA (9.9k to 10k of 10k)"]
+
+
+def test_runs_that_diverged_are_named_with_a_budget_where_there_is_one(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    table = only_table(tmp_path)
+    table.diverged = {
+        (Row("full", "none"), "sst2"): [2],
+        (Row("lora", "r8"), "sst2"): [3, 2],
+        (Row("lora", "r8"), "rte"): [1],
+    }
+    assert (
+        "diverged runs, left out of every number: full fine-tuning on SST-2 (seed 2); "
+        "LoRA r8 on SST-2 (seeds 2, 3); LoRA r8 on RTE (seed 1)" in scores(table).notes
+    )
+
+
+def test_lengths_that_differ_between_tasks_are_said_task_by_task(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "lora", 1, 0.8, task="rte", total_steps=1_800)
+    rest = "steps of 16 examples of at most 128 tokens"
+    said = f"each run: SST-2 90 {rest}; RTE 1,800 {rest}"
+    assert said in scores(only_table(tmp_path)).notes
+
+
+def test_another_metric_is_read_from_the_evaluation_that_the_first_one_chose(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8, task="mrpc", metrics={"f1": 0.9})
+    said = "the best evaluation is still that by MRPC accuracy"
+    assert said in scores(only_table(tmp_path, View(metrics={"mrpc": "f1"}))).notes
+    assert said not in scores(only_table(tmp_path)).notes
+    # The last evaluation was chosen by none.
+    assert said not in scores(only_table(tmp_path, View("last", metrics={"mrpc": "f1"}))).notes
+
+
 def test_rows_that_are_not_glues_are_said_in_title_and_notes(tmp_path: Path) -> None:
     def study(name: str, task: str, train: int, whole: int, dev: int, **more: int) -> Grid:
         rows = {"train": whole, "dev": dev, **more}
@@ -243,8 +287,9 @@ def test_runs_that_patience_ended_are_not_said_to_have_trained_to_the_end(tmp_pa
     )
     ended = {key: {"step": 9, "accuracy": 0.8, "degenerate": None} for key in ("best", "last")}
     write_run(tmp_path, "dora", 1, 0.8, config={"patience": 3}, results=ended)
+    write_run(tmp_path, "adalora", 1, 0.8, config={"patience": 3})  # to its last step
     assert (
-        "each run: 90 steps of 16 examples of at most 128 tokens; patience ended 1 of 2 runs after 9 steps"
+        "each run: 90 steps of 16 examples of at most 128 tokens; patience ended 1 of 3 runs after 9 steps"
         in scores(only_table(tmp_path)).notes
     )
 
@@ -272,6 +317,16 @@ def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> Non
         "71.0 [68.5, 73.5]",
         "50.0 ± 0.0",
     ]
+    # Three equal scores on RTE say nothing of its error, and WNLI is in no average.
+    said = "same score, whose error then counts as 0: LoRA r8 on RTE"
+    assert [note.endswith(said) for note in grid.notes if note.startswith("average: the")] == [True]
+    for seed in (1, 2):
+        write_run(tmp_path / "b", "lora", seed, 0.8 + seed / 100)
+        write_run(tmp_path / "b", "lora", seed, 0.6 + seed / 100, task="rte")
+    # One seed has no interval, and another note says so.
+    write_run(tmp_path / "b", "dora", 1, 0.8)
+    write_run(tmp_path / "b", "dora", 1, 0.8, task="rte")
+    assert not any("same score" in note for note in scores(only_table(tmp_path / "b")).notes)
 
 
 def test_what_is_missing_is_a_hole(tmp_path: Path) -> None:
@@ -303,6 +358,36 @@ def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> N
     assert "tiny" in grid.notes
     # Only the marks that occur are explained.
     assert [note[0] for note in grid.notes[-2:]] == ["*", "§"]
+    # A run that has recovered has no mark at its last evaluation.
+    later = {"step": 90, "degenerate": None, "accuracy": 0.7}
+    write_run(tmp_path / "b", "lora", 1, 0.7, results={"best": best, "last": later})
+    shown = [
+        scores(only_table(tmp_path / "b", View(score))).rows[0][3] for score in ("best", "last")
+    ]
+    assert shown == ["50.0*", "70.0"]
+    for score, counted in (("best", "1"), ("last", "0")):
+        table = only_table(tmp_path / "b", View(score))
+        (line,) = csv.DictReader(files(table, tmp_path, [])[f"{table.name}.csv"].splitlines())
+        assert line["degenerate"] == counted
+
+
+def test_seconds_over_no_task_that_all_rows_share_are_a_dash(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.8, task="rte")
+    grid = costs(only_table(tmp_path))
+    assert [row[5] for row in grid.rows] == ["–", "–"]
+    assert grid.notes[1] == "seconds: over no task, which every row has runs of"
+
+
+def test_a_rule_of_a_transposed_table_parts_sizes_from_scores(tmp_path: Path) -> None:
+    for seed, method in product((1, 2), ("lora", "dora")):
+        write_run(tmp_path, method, seed, 0.8)
+    table = only_table(tmp_path, View(transposed=True))
+    # The medians have no row of sizes above the scores.
+    assert [(grid.rows[0][0], grid.rules) for grid in (scores(table), medians(table))] == [
+        ("adapter parameters", {1}),
+        ("SST-2 acc", set()),
+    ]
 
 
 def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> None:
