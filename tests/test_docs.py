@@ -1,4 +1,4 @@
-"""Every command in README and docs composes or parses.
+"""Every command in README, docs and results composes or parses.
 
 Commands are checked without training: a configuration is composed and checked, any other command's
 line is parsed by the command itself.
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -35,6 +36,8 @@ from runs import load_script
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+# What was measured, and by which commands.
+PAGES += sorted([*(ROOT / "results").glob("*.md"), ROOT / "results/bench/README.md"])
 # As text: Python 3.10 has no reader of TOML.
 PROJECT = (ROOT / "pyproject.toml").read_text().partition("[project.urls]")[0]
 EXTRAS = set(re.findall(r"^(\w+) = \[", PROJECT.partition("[project.optional")[2], re.MULTILINE))
@@ -50,6 +53,7 @@ OTHERS = {
 }
 REMOTE = ("git", "hf", "pip", "wandb", "uv", "docker")  # programs that need a network
 SHELL = re.compile(r"^(?:[A-Z_]+=\S+ )+")  # variables that are set for one command
+VARIABLE = re.compile(r'^([A-Z]+)="?([^"]*?)"?$')  # one that is set for the commands below it
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,14 @@ def commands(page: Path) -> Iterator[Command]:
         if block.startswith(("results/runs/<data>", "def ")):  # a listing of files, Python
             continue
         above = ""
+        held: dict[str, str] = {}  # variables of the shell, which later lines of the block read
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("#"):
                 above = line
-            elif line:
-                text, _, beside = line.partition(" #")
+            elif found := VARIABLE.match(line):
+                held[found[1]] = found[2]
+            elif line and "…" not in line and not line.startswith("..."):  # a whole command
+                text, _, beside = Template(line).safe_substitute(held).partition(" #")
                 for part in text.split(" && "):
                     needs = " ".join(w for w in (above, f"#{beside}") if "needs" in w)
                     yield Command(page.name, part.strip(), needs)

@@ -215,6 +215,29 @@ def test_doras_lead_on_minilms_cola_and_loras_distance_to_full_fine_tuning() -> 
     )
 
 
+def test_distances_to_full_fine_tuning_that_no_table_shows() -> None:
+    found = scores("study_base")
+
+    def distance(model: str, task: str, method: str, sign: int = 1) -> Found:
+        """Returns full fine-tuning less a method; with `sign` -1 the method less it."""
+        full = found[model, 600, task, "full"]
+        return against_zero([sign * d for d in less(full, found[model, 600, task, method])])
+
+    def plain(found: Found) -> str:
+        return shown(found).replace("+", "")
+
+    learn = ("adalora", "dora", "sora", "melora", "flat_lora", "houlsby", "chain")
+    behind = [distance("minilm", "cola", name)[0] for name in (*learn, "weight_decomposed")]
+    said(
+        "study_base.md",
+        f"methods that learn there are {min(behind):.1f} to {max(behind):.1f} points behind",
+        f"On SST-2 LoRA is {plain(distance('minilm', 'sst2', 'lora'))} behind, on MRPC "
+        f"{plain(distance('minilm', 'mrpc', 'lora', -1))} ahead",
+        f"ahead on CoLA by {plain(distance('mpnet_base', 'cola', 'lora', -1))} and on SST-2 by "
+        f"{plain(distance('mpnet_base', 'sst2', 'lora', -1))}",
+    )
+
+
 def test_the_losses_of_federated_runs_are_told_apart_by_their_settings() -> None:
     federated = ("fedit", "ffa_lora", "lora_fair")
     seeds = (1, 2, 3)

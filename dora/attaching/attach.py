@@ -166,7 +166,9 @@ def _chosen(method: str, config_dir: str | Path | None, settings: dict[str, Any]
     try:
         return changed(choice, **settings)
     except ValueError as e:  # OmegaConf's, whose first line names the value
-        raise UserError(f"{method}: {str(e).splitlines()[0]}") from e
+        key = str(getattr(e, "full_key", "")).removeprefix("method.")
+        given = f"{key}={settings[key]}" if key in settings else method
+        raise UserError(f"{given}: {str(e).splitlines()[0]}") from e
 
 
 def _working() -> str:

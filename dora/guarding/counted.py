@@ -73,5 +73,6 @@ def miscounted(
     also = "" if exported is None else f" and the adapter for PEFT {exported:,}"
     return (
         f"the plan counts {planned:,} adapter parameters at these ranks, {name} holds {held:,}{also}: "
-        f"{type(method).__name__}.component_cost must say what a component stores"
+        f"{type(method).__name__}.component_cost must say what a component stores, and its plan's "
+        "Matrix.fixed_cost what a matrix stores beside its components"
     )

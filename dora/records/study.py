@@ -164,6 +164,8 @@ def _seconds_left(progress: Mapping[str, Any], updated: str | None) -> float | N
 
 def first_line(state: str, reason: str | None) -> str:
     """Returns the first line of the reason why a run is in `state`, such as failed."""
+    if state == "waiting" and reason is None:
+        return "it has not begun"
     first = next(iter((reason or "").splitlines()), "no reason given")
     # A record's reason begins with its status, which every line about the run shows already.
     return printable(first.removeprefix(f"{state}: "))

@@ -94,9 +94,11 @@ def test_ranks_of_other_matrices_than_the_plans_are_refused_before_training(
 def test_components_that_do_not_cost_what_their_method_says_are_refused_before_training(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(
-        UserError, match=r"the result holds .*: Dear\.component_cost must say what a component stor"
-    ):
+    said = (
+        r"the result holds .*: Dear\.component_cost must say what a component stores, and its plan's "
+        r"Matrix\.fixed_cost what a matrix stores beside its components"
+    )
+    with pytest.raises(UserError, match=said):
         run(of_kind(Dear, tmp_path))
 
 

@@ -223,6 +223,11 @@ def test_an_unfinished_run_whose_command_names_a_newer_one_is_left_behind(tmp_pa
     assert "missing" not in study.count(gaps.scan(tmp_path))
 
 
+def test_a_run_that_waits_needs_no_reason() -> None:
+    assert study.first_line("waiting", None) == "it has not begun"
+    assert study.first_line("waiting", "") == study.first_line("failed", None) == "no reason given"
+
+
 def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:
     # Every pair of task and method would be a hole otherwise: 150 x 150 x 150 with the seeds.
     for i in range(150):
