@@ -89,6 +89,13 @@ def test_the_last_round_takes_what_still_fits_in_drawn_order() -> None:
     assert plan.params(plan.end) == 21 * 13_824 + 4 * 1_536 + 2 * 1_536 == 299_520
     assert plan.note is not None
     assert plan.note.startswith("22 boosters")
+    ends = np.zeros((12, 6), dtype=int)
+    for t in range(1, 22):
+        ends[np.random.default_rng([1, 0xB005, t]).permutation(12)[0]] += 1
+    first, second, *_ = np.random.default_rng([1, 0xB005, 22]).permutation(12)
+    ends[first, :4] += 1
+    ends[second, :2] += 1
+    assert plan.end == tuple(ends.flatten())
     # A component that fits to the parameter is taken, too.
     assert planned("299520", layers=1).end == plan.end
 
