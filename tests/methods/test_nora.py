@@ -74,6 +74,12 @@ def test_the_activation_aware_form_worked_by_hand() -> None:
     torch.testing.assert_close(layer.outer_A, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
+def test_a_direction_below_a_ten_thousandth_of_the_first_is_left_out() -> None:
+    layer = nested([[1, 0, 0], [0, 2e-4, 0], [0, 0, 5e-5]], 1, 3)
+    layer.set_outer(None)
+    assert layer.outer_A.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize("svd", ["activation", "plain"])
 @pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
 def test_training_begins_at_the_backbone_and_changes_the_inner_pair_alone(
