@@ -187,6 +187,14 @@ def test_the_record_tells_stored_from_trained(finished: Path) -> None:
     assert params["trained_at_once"] == params["trained_in_all"] == params["stored"] // 2
 
 
+def test_a_run_goes_on_from_one_whose_basis_is_trained_as_its_own(
+    finished: Path, tmp_path: Path
+) -> None:
+    words = small_words(tmp_path, *WORDS, "task=rte", f"init_from={finished}", "method.basis=init")
+    [said] = refused(*words)
+    assert "has another method.basis (fixed); this run has init" in said
+
+
 def test_a_basis_of_runs_is_theirs_and_part_of_the_runs_identity(
     sources: list[Path], finished: Path, tmp_path: Path
 ) -> None:

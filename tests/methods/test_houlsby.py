@@ -226,6 +226,8 @@ def test_a_run_starts_from_anothers_adapters(tmp_path):
     stored = load_file(first / "best.safetensors")
     for name, tensor in loop.result().items():
         assert torch.equal(tensor, stored[name]) or name in loop.setup.head
+    with pytest.raises(UserError, match=r"another method\.activation \(swish\); this run has relu"):
+        prepare(small(tmp_path / "relu", *words, "method.activation=relu"))
     with pytest.raises(UserError, match="holds more than budget=2500 allows"):
         prepare(small(tmp_path / "less", "method=houlsby", "budget=2500", f"init_from={first}"))
     # With other settings this run trains tensors that the other has not.
