@@ -303,6 +303,16 @@ def test_random_importance_keeps_what_the_seeds_draw_is_highest_for():
     assert not torch.equal(kept(1, 0.0), kept(2, 0.0))
 
 
+def test_random_importance_is_drawn_alike_whatever_the_programs_default_device_is():
+    found = []
+    for device in ("cpu", "meta"):
+        model = tiny("roberta")
+        with torch.device(device):
+            found.append(torch.cat(attach(model, importance="random")._scores()))
+    assert torch.equal(*found)
+    assert found[0].unique().numel() > 60
+
+
 def test_kept_masked_components_stay_masked_to_the_end():
     model = tiny("roberta")
     method = attach(model, remove=False)
