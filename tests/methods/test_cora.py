@@ -63,7 +63,7 @@ def test_a_basis_equals_the_singular_vectors_of_updates_side_by_side() -> None:
     torch.testing.assert_close(found.t() @ found, torch.eye(4).double(), rtol=0, atol=1e-10)
     torch.testing.assert_close(found @ found.t(), U @ U.t(), rtol=0, atol=1e-6)
     assert (found.gather(0, found.abs().argmax(0, keepdim=True)) > 0).all()
-    other = common_basis_of_weights(whole, 4)
+    other = common_basis_of_weights([*whole, torch.zeros(6, 7)], 4)  # zeros count not at all
     torch.testing.assert_close(other, found, rtol=0, atol=1e-6)
 
 

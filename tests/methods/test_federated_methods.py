@@ -126,6 +126,16 @@ def test_gathered_quantities_equal_dense_ones() -> None:
     assert g.bias() == pytest.approx(((whole - g.B[0] @ mean).norm() / whole.norm()).item())
 
 
+def test_squares_that_rounding_leaves_below_zero_are_zero() -> None:
+    torch.manual_seed(0)
+    for _ in range(30):
+        a, b = torch.randn(3, 7), torch.randn(5, 3)
+        # One client's average is its own update, and two opposite updates have none.
+        assert ClientFactors.of(["w"], [([a], [b])], [1.0]).bias() == pytest.approx(0, abs=1e-6)
+        opposite = ClientFactors.of(["w"], [([a, a], [b, -b])], HALVES)
+        assert opposite.w == [pytest.approx(0, abs=1e-6)]
+
+
 def stacked(g: ClientFactors, regularisation: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns G, M, w and λ of a gathered layer as stacks of one."""
     w, weight = (
