@@ -72,7 +72,9 @@ def test_renewing_keeps_the_output_freezes_the_old_factors_and_forgets_their_mom
     kept = [t.clone() for t in layer.kept().values()]
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(kept, layer.kept().values(), strict=True))
+    before = layer(x).detach()
     apply(Renew([start_of(layer, 1)]), [layer], optimizer)
+    torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
     assert (layer.rank, layer.kept_rank) == (1, (2 if gated else 3) + 2)
 
 
