@@ -63,6 +63,7 @@ def test_layers_are_drawn_as_the_specification_says() -> None:
     method = attach(model, "r1", 40, seed=1)
     drawn = selections(method, 4, 40)
     assert drawn[:3] == [{5, 9, 10}, {2, 7, 11}, {2, 5, 10}]
+    assert layers_at_start(planned("r1")) == drawn[0]
     assert drawn[3] == set(np.random.default_rng([1, 0xB005, 4]).permutation(12)[:3].tolist())
 
 
