@@ -189,7 +189,8 @@ class DoRA(base.Method):
         self._smoothed = [torch.zeros_like(stack.of("g")) for stack in self.stacks]
         if settings.importance == "random":
             drawn = run.generator("importance")
-            self._smoothed = [torch.rand(s.shape, generator=drawn).to(s) for s in self._smoothed]
+            for smoothed in self._smoothed:
+                smoothed.uniform_(generator=drawn)
         # The final set, where components stay masked to the end (remove=false).
         self._final: list[Tensor] | None = None
 

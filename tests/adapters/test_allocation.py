@@ -1,5 +1,7 @@
 """The selection of components beside a plain greedy loop."""
 
+import math
+
 import pytest
 import torch
 from budgets import SHAPES, greedy
@@ -52,3 +54,10 @@ def test_allocate_compares_across_matrices_and_answers_per_matrix():
     keep = allocate([torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.8, 0.3])], [1, 2], 4)
     # 0.9 costs 1, 0.8 costs 2; 0.3 and 0.2 cost 2 and no longer fit, 0.1 costs 1 and does.
     assert [k.tolist() for k in keep] == [[True, True], [False, True, False]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_refused_and_counted(bad):
+    scores = [torch.tensor([0.9, bad]), torch.tensor([0.2, bad, 0.3])]
+    with pytest.raises(FloatingPointError, match=r"not finite \(2 of 5\)"):
+        allocate(scores, [1, 2], 4)

@@ -238,6 +238,7 @@ def test_a_number_of_parameters_is_never_exceeded_and_missed_by_less_than_a_unit
         ("1k", r"is less than 6 adapters with a bottleneck of 1, .* \(1,806 parameters\)"),
         ("r26", "a bottleneck of 104, and the model is 100 wide; at most r25 or 121,200 param"),
         ("121201", None),
+        ("121401", "it gives adapters a bottleneck of 101, and the model is 100 wide"),
         ("0.2M", "it gives adapters a bottleneck of 166, and the model is 100 wide"),
     ],
 )

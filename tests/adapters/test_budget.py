@@ -178,6 +178,11 @@ def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(
         assert plan.start[0] == math.ceil(Fraction(3 * params, 2 * sum(m.cost for m in matrices)))
 
 
+def test_a_start_factor_is_the_decimal_that_was_typed():
+    # The float 1.1 is a little more than 11/10, and 11.000…1 components would be 12.
+    assert set(pruning_plan(Budget(rank=10), SHAPES["tiny"], 1.1).start) == {11}
+
+
 @pytest.mark.parametrize(
     ("budget", "said"),
     [

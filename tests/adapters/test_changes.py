@@ -72,7 +72,9 @@ def test_renewing_keeps_the_output_freezes_the_old_factors_and_forgets_their_mom
     kept = [t.clone() for t in layer.kept().values()]
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(kept, layer.kept().values(), strict=True))
+    before = layer(x).detach()
     apply(Renew([start_of(layer, 1)]), [layer], optimizer)
+    torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
     assert (layer.rank, layer.kept_rank) == (1, (2 if gated else 3) + 2)
 
 
@@ -106,6 +108,16 @@ def test_gradients_pass_kept_factors_to_the_input() -> None:
     layer(x).sum().backward()
     expected = (layer.base.weight + layer.delta()).sum(0).expand(6, 4)
     torch.testing.assert_close(x.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_kept_factors_that_a_state_is_written_over_are_those_of_the_output() -> None:
+    layer, other, x = layer_of(), layer_of(), torch.randn(7, 4)
+    for one in (layer, other):
+        apply(Renew([start_of(one, 2)]), [one])
+    layer(x)  # merges its kept factors into the weight
+    other.kept_A *= 3
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), other(x))
 
 
 def test_a_result_with_kept_factors_is_restored_on_a_fresh_model_bit_for_bit() -> None:

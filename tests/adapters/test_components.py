@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import layer_of
-from dora.adapters.components import drop_masked, mask, remove
+from dora.adapters.components import drop_masked, mask, remove, stored_ranks
 from dora.adapters.result import restore
 
 
@@ -36,6 +36,7 @@ def test_masking_sets_g_to_zero_and_leaves_everything_else():
     after = optimizer.state_dict()["state"]
     assert all(torch.equal(after[i][k], state[i][k]) for i in state for k in state[i])
     assert torch.equal(layer.live(), keep)
+    assert stored_ranks({"w": layer}) == {"w": 3}
 
 
 def test_a_masked_component_gets_a_gradient_and_revives():

@@ -137,6 +137,22 @@ def test_dropout_acts_on_the_adapters_input_in_training_only():
     assert not torch.allclose(layer.eval()(x), layer.base(x))
 
 
+def test_beside_a_packed_weight_dropout_is_of_the_updates_input_in_training_alone():
+    class Packed(nn.Linear):
+        """A linear whose weight is not read, as a quantised one's."""
+
+    torch.manual_seed(0)
+    layer = LowRankLinear(Packed(4, 3), 2, 0.5, 0.999_999, gated=True)
+    for p in layer.factors().values():
+        nn.init.normal_(p)
+    layer.kept_A, layer.kept_B = torch.randn(2, 4), torch.randn(3, 2)
+    x = torch.randn(6, 4)
+    kept = layer.base(x) + x @ layer.kept_A.T @ layer.kept_B.T
+    torch.testing.assert_close(layer.train()(x), kept)  # all 24 entries are dropped
+    want = kept + 0.5 * ((x @ layer.A.T) * layer.g) @ layer.B.T
+    torch.testing.assert_close(layer.eval()(x), want)
+
+
 @pytest.mark.usefixtures("float64")
 def test_two_calls_with_different_batch_sizes_have_the_gradients_of_both():
     """Checks two calls of one layer before one backward."""

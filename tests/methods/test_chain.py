@@ -84,6 +84,7 @@ def test_the_learning_rate_begins_anew_at_a_knot_as_its_setting_says() -> None:
     rewarmed = usual.copy()
     rewarmed[10] *= 0.5  # w = 2 of the second link's 10 steps: 1/2, then 1
     assert rates("rewarm") == pytest.approx(rewarmed)
+    assert rates("rewarm", warmup=0) == [Schedule("linear").share(i, 20) for i in range(1, 21)]
     for restart in ("full", "rewarm", "none"):
         assert rates(restart, links=1) == pytest.approx(usual)
 

@@ -63,7 +63,7 @@ def test_a_basis_equals_the_singular_vectors_of_updates_side_by_side() -> None:
     torch.testing.assert_close(found.t() @ found, torch.eye(4).double(), rtol=0, atol=1e-10)
     torch.testing.assert_close(found @ found.t(), U @ U.t(), rtol=0, atol=1e-6)
     assert (found.gather(0, found.abs().argmax(0, keepdim=True)) > 0).all()
-    other = common_basis_of_weights(whole, 4)
+    other = common_basis_of_weights([*whole, torch.zeros(6, 7)], 4)  # zeros count not at all
     torch.testing.assert_close(other, found, rtol=0, atol=1e-6)
 
 
@@ -185,6 +185,14 @@ def test_the_record_tells_stored_from_trained(finished: Path) -> None:
     assert params["stored"] == params["in_peft_file"] == params["adapter_end"]
     # A alone: of a matrix as many columns as it has inputs.
     assert params["trained_at_once"] == params["trained_in_all"] == params["stored"] // 2
+
+
+def test_a_run_goes_on_from_one_whose_basis_is_trained_as_its_own(
+    finished: Path, tmp_path: Path
+) -> None:
+    words = small_words(tmp_path, *WORDS, "task=rte", f"init_from={finished}", "method.basis=init")
+    [said] = refused(*words)
+    assert "has another method.basis (fixed); this run has init" in said
 
 
 def test_a_basis_of_runs_is_theirs_and_part_of_the_runs_identity(

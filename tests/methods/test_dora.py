@@ -165,6 +165,18 @@ def test_golden_counts_of_72_matrices_from_12_to_8():
     assert masked == {150: 0, 250: 6, 350: 53, 450: 181, 500: 288}
 
 
+# 288 spare components at u = 0, 2/7, 4/7, 6/7 and 1: u³, or 1 − (1 − u)³, rounded down.
+@pytest.mark.parametrize(
+    ("shape", "gone"),
+    [("cubic_late", [0, 6, 53, 181, 288]), ("cubic_early", [0, 183, 265, 287, 288])],
+)
+def test_components_go_in_the_shape_of_the_setting(shape, gone):
+    method = attach(tiny("roberta"), total_steps=1000, shape=shape)
+    many = tuple(Matrix(f"m{i}", 768, 768) for i in range(72))
+    method.budget_plan = DoRA.plan(settings_of("dora"), Budget(rank=8), many, RunInfo(100, 3))
+    assert [864 - method._budget_at(step) for step in (150, 250, 350, 450, 500)] == gone
+
+
 @pytest.mark.parametrize("matrices", [12, 24, 72, 144])
 def test_the_end_is_the_budget_to_the_component_at_every_rank(matrices):
     """Checks every rank from 1 to 64 for exact counts at the window's begin and end."""
@@ -289,6 +301,16 @@ def test_random_importance_keeps_what_the_seeds_draw_is_highest_for():
 
     assert torch.equal(kept(1, 0.0), kept(1, 1.0))
     assert not torch.equal(kept(1, 0.0), kept(2, 0.0))
+
+
+def test_random_importance_is_drawn_alike_whatever_the_programs_default_device_is():
+    found = []
+    for device in ("cpu", "meta"):
+        model = tiny("roberta")
+        with torch.device(device):
+            found.append(torch.cat(attach(model, importance="random")._scores()))
+    assert torch.equal(*found)
+    assert found[0].unique().numel() > 60
 
 
 def test_kept_masked_components_stay_masked_to_the_end():

@@ -126,6 +126,16 @@ def test_gathered_quantities_equal_dense_ones() -> None:
     assert g.bias() == pytest.approx(((whole - g.B[0] @ mean).norm() / whole.norm()).item())
 
 
+def test_squares_that_rounding_leaves_below_zero_are_zero() -> None:
+    torch.manual_seed(0)
+    for _ in range(30):
+        a, b = torch.randn(3, 7), torch.randn(5, 3)
+        # One client's average is its own update, and two opposite updates have none.
+        assert ClientFactors.of(["w"], [([a], [b])], [1.0]).bias() == pytest.approx(0, abs=1e-6)
+        opposite = ClientFactors.of(["w"], [([a, a], [b, -b])], HALVES)
+        assert opposite.w == [pytest.approx(0, abs=1e-6)]
+
+
 def stacked(g: ClientFactors, regularisation: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns G, M, w and λ of a gathered layer as stacks of one."""
     w, weight = (
@@ -155,6 +165,22 @@ def test_the_servers_first_step_of_the_published_case() -> None:
     torch.testing.assert_close(
         one.flatten(), torch.tensor([-0.00106667, 0.00053333]).double(), rtol=0, atol=1e-8
     )
+
+
+def test_the_servers_steps_are_as_many_as_long_and_as_damped_as_its_settings_say() -> None:
+    given = {"server_step": "fixed", "server_steps": 3, "server_lr": 0.05, "regularisation": 0.4}
+    uploads = [{"w.A": a, "w.B": b} for a, b in zip(A, B, strict=True)]
+    new, _ = attached("lora_fair", **given).aggregate(uploads, HALVES, {})
+    mean = torch.tensor([[1.0, 0.5]]).double()
+    start, whole = torch.tensor([[0.5], [1.0]]).double(), torch.tensor([[0.5, 0], [1, 1]]).double()
+    change = torch.zeros(2, 1, dtype=torch.float64)
+    for _ in range(3):
+        change.requires_grad_(True)
+        product = ((start + change) @ mean).flatten()
+        similar = nn.functional.cosine_similarity(whole.flatten(), product, dim=0)
+        [slope] = torch.autograd.grad(1 - similar + 0.4 * change.pow(2).sum(), change)
+        change = (change - 0.05 * slope).detach()
+    torch.testing.assert_close(new["w.B"], (start + change).float(), rtol=0, atol=1e-6)
 
 
 def cos(g: ClientFactors, change: Tensor) -> float:

@@ -48,7 +48,8 @@ def test_the_noise_of_a_case_worked_by_hand():
     method.noise(1)
     assert layer.perturbed is None  # c = 0
     shares = []
-    for step in (2, 3, 4, 5):  # t at a quarter, a half, three quarters and the whole of T
+    # t at a quarter, a half, three quarters and the whole of T, and in a loop that goes on
+    for step in (2, 3, 4, 5, 8):
         method.noise(step)
         drawn = torch.empty(2, 2).normal_(generator=method.run.generator("noise 0", step))
         std = (layer.perturbed - W) / drawn
@@ -57,7 +58,7 @@ def test_the_noise_of_a_case_worked_by_hand():
         if step == 3:
             assert std[:, 0].tolist() == pytest.approx([0.088388348, 0.017677670], abs=1e-9)
     assert std[:, 0].tolist() == pytest.approx([0.176776695, 0.035355339], abs=1e-9)
-    assert shares == pytest.approx([0.146446609, 0.5, 0.853553391, 1], abs=1e-9)
+    assert shares == pytest.approx([0.146446609, 0.5, 0.853553391, 1, 1], abs=1e-9)
 
 
 @pytest.mark.usefixtures("float64")

@@ -1,5 +1,6 @@
 """Houlsby's and Pfeiffer's adapters: where they stand, what is trained, and runs of them."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -62,17 +63,59 @@ def test_adapters_stand_behind_their_dense_layers_and_alone_are_trained(name, si
     assert shapes == {f"{at}.adapter.{part}": of for at in places for part, of in parts.items()}
 
 
+def swish(a):
+    return a / (1 + np.exp(-a))
+
+
+def relu(a):
+    return np.maximum(a, 0)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("name", "given", "activation"),
+    [
+        ("houlsby", {}, swish),
+        ("pfeiffer", {}, relu),
+        ("houlsby", {"activation": "relu"}, relu),
+    ],
+)
+def test_the_end_of_a_layer_computes_what_the_method_is_published_with(name, given, activation):
+    model = tiny("roberta").eval()
+    attach(name, model, **given)
+    half = model.roberta.encoder.layer[1].output
+    for p in half.parameters():
+        nn.init.normal_(p)
+    x, residual = torch.randn(5, 64), torch.randn(5, 32)
+    w = {n: p.detach().numpy() for n, p in half.named_parameters()}
+
+    def dense(at, z):
+        return z @ w[f"{at}.weight"].T + w[f"{at}.bias"]
+
+    def norm(z):
+        centred = z - z.mean(1, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(1, keepdims=True) + half.LayerNorm.eps)
+        return centred / deviation * w["LayerNorm.weight"] + w["LayerNorm.bias"]
+
+    h, beside = dense("dense", x.numpy()), residual.numpy()
+    # Houlsby's adapter reads h, Pfeiffer's the norm of the sum, to which the same norm comes again.
+    z = h if name == "houlsby" else norm(h + beside)
+    f = dense("adapter.up", activation(dense("adapter.down", z)))
+    got = half(x, residual).detach().numpy()
+    np.testing.assert_allclose(got, norm(h + f + beside), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", BOTH)
 def test_start_values_have_the_set_deviation_and_biases_are_zero(name):
     model = tiny("roberta", hidden=64)
-    attach(name, model, "r8", init_std=0.02)
+    attach(name, model, "r8", init_std=0.05)
     drawn = {n: p for n, p in model.named_parameters() if ".adapter." in n}
     weights = torch.cat([p.flatten() for n, p in drawn.items() if n.endswith("weight")])
     # 8,192 numbers or more: their deviation is right to 1 %.
-    assert weights.std().item() == pytest.approx(0.02, rel=0.03)
+    assert weights.std().item() == pytest.approx(0.05, rel=0.03)
     assert all(p.eq(0).all() for n, p in drawn.items() if n.endswith("bias"))
     again = tiny("roberta", hidden=64)
-    attach(name, again, "r8", init_std=0.02)
+    attach(name, again, "r8", init_std=0.05)
     assert all(torch.equal(dict(again.named_parameters())[n], p) for n, p in drawn.items())
 
 
@@ -183,6 +226,8 @@ def test_a_run_starts_from_anothers_adapters(tmp_path):
     stored = load_file(first / "best.safetensors")
     for name, tensor in loop.result().items():
         assert torch.equal(tensor, stored[name]) or name in loop.setup.head
+    with pytest.raises(UserError, match=r"another method\.activation \(swish\); this run has relu"):
+        prepare(small(tmp_path / "relu", *words, "method.activation=relu"))
     with pytest.raises(UserError, match="holds more than budget=2500 allows"):
         prepare(small(tmp_path / "less", "method=houlsby", "budget=2500", f"init_from={first}"))
     # With other settings this run trains tensors that the other has not.

@@ -65,6 +65,24 @@ def test_the_adjusted_gradients_of_a_case_worked_by_hand(x, g_A, g_B):
     assert got.flatten().tolist() == pytest.approx([1, 2, 3.5, 3.5, 5, 6], abs=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("x", "g_A", "g_B"),
+    [
+        ("zero", [2500, 5000], [1250, 7500, 12_500]),
+        # X = -0.25 / 2e-8: Sylvester's equation has BᵀB and AAᵀ without δ.
+        ("sylvester", [1250, 5000], [2500, 7500, 12_500]),
+        ("symmetry", [1875, 5000], [1875, 7500, 12_500]),  # X = ½ · -0.25 / 2e-8
+    ],
+)
+@pytest.mark.usefixtures("float64")
+def test_delta_is_added_to_both_products_of_factors(x, g_A, g_B):
+    # BᵀB = AAᵀ = 1e-8, as large as δ, so that P = Q = 2e-8; with s = 2.
+    A, B, G = torch.tensor([[1e-4, 0]]), torch.tensor([[1e-4], [0], [0]]), torch.tensor(G1).double()
+    of_A, of_B = adjusted(A, B, 2 * B.T @ G, 2 * G @ A.T, 2, x)
+    assert of_A.flatten().tolist() == pytest.approx(g_A, rel=1e-9)
+    assert of_B.flatten().tolist() == pytest.approx(g_B, rel=1e-9)
+
+
 @pytest.mark.usefixtures("float64")
 def test_two_steps_of_full_mode_worked_by_hand():
     method, layer = one_matrix([1, 1], B1, mode="full", full_rate=1.0)

@@ -74,6 +74,12 @@ def test_the_activation_aware_form_worked_by_hand() -> None:
     torch.testing.assert_close(layer.outer_A, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
+def test_a_direction_below_a_ten_thousandth_of_the_first_is_left_out() -> None:
+    layer = nested([[1, 0, 0], [0, 2e-4, 0], [0, 0, 5e-5]], 1, 3)
+    layer.set_outer(None)
+    assert layer.outer_A.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
 @pytest.mark.parametrize("svd", ["activation", "plain"])
 @pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
 def test_training_begins_at_the_backbone_and_changes_the_inner_pair_alone(
@@ -185,9 +191,10 @@ def test_a_matrix_without_a_component_is_not_decomposed() -> None:
 
 def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
     words = small_words(tmp_path, "method=nora", "method.svd=thin", "method.outer_rank=3")
-    problems = refused(*words)
+    problems = refused(*words, "init_from=elsewhere")
     assert problems[0].startswith("method.svd=thin must be one of activation, plain")
-    assert problems[1].startswith("budget=r8 makes an inner rank of 8, which must not exceed")
+    assert problems[1].startswith("init_from=elsewhere: method=nora cannot begin with the tensors")
+    assert problems[2].startswith("budget=r8 makes an inner rank of 8, which must not exceed")
 
 
 def test_no_message_offers_a_budget_above_the_outer_rank() -> None:

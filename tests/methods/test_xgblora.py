@@ -63,6 +63,7 @@ def test_layers_are_drawn_as_the_specification_says() -> None:
     method = attach(model, "r1", 40, seed=1)
     drawn = selections(method, 4, 40)
     assert drawn[:3] == [{5, 9, 10}, {2, 7, 11}, {2, 5, 10}]
+    assert layers_at_start(planned("r1")) == drawn[0]
     assert drawn[3] == set(np.random.default_rng([1, 0xB005, 4]).permutation(12)[:3].tolist())
 
 
@@ -89,6 +90,13 @@ def test_the_last_round_takes_what_still_fits_in_drawn_order() -> None:
     assert plan.params(plan.end) == 21 * 13_824 + 4 * 1_536 + 2 * 1_536 == 299_520
     assert plan.note is not None
     assert plan.note.startswith("22 boosters")
+    ends = np.zeros((12, 6), dtype=int)
+    for t in range(1, 22):
+        ends[np.random.default_rng([1, 0xB005, t]).permutation(12)[0]] += 1
+    first, second, *_ = np.random.default_rng([1, 0xB005, 22]).permutation(12)
+    ends[first, :4] += 1
+    ends[second, :2] += 1
+    assert plan.end == tuple(ends.flatten())
     # A component that fits to the parameter is taken, too.
     assert planned("299520", layers=1).end == plan.end
 
