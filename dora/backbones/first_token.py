@@ -25,11 +25,8 @@ def read_first_tokens(model: Any) -> None:
     """
     row = architecture_of(model.config.model_type)
     layer = getattr(model, model.base_model_prefix).get_submodule(row.layers)[-1]
-    if (
-        row.first_token
-        and row.attention == "plain"
-        and model.config._attn_implementation != "eager"
-    ):
+    called_by_name = row.attention == "plain" and model.config._attn_implementation != "eager"
+    if row.first_token and called_by_name:
         reader = layer.get_submodule(row.reader)
         layer.set_submodule(row.reader, FirstTokenAttention(reader, model.config))
     for path in row.first_token:
