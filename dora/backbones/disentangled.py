@@ -31,18 +31,14 @@ def replace_attention(model: Any) -> None:
     would read across the rows of a packed batch.
     """
     encoder = getattr(model, model.base_model_prefix).encoder
-    row = architecture_of(model.config.model_type)
-    layers = getattr(model, model.base_model_prefix).get_submodule(row.layers)
-    usual = all(
-        set(layer.attention.self.pos_att_type) == {"c2p", "p2c"}
-        and layer.attention.self.share_att_key
-        for layer in layers
-    )
+    reader = architecture_of(model.config.model_type).reader
+    own = encoder.layer[0].get_submodule(reader)
+    usual = set(own.pos_att_type) == {"c2p", "p2c"} and own.share_att_key
     if not (usual and encoder.relative_attention and encoder.conv is None):
         return
-    for number, layer in enumerate(layers, 1):
-        own = layer.get_submodule(row.reader)
-        layer.set_submodule(row.reader, SelfAttention(own, first=number == len(layers)))
+    for number, layer in enumerate(encoder.layer, 1):
+        ours = SelfAttention(layer.get_submodule(reader), first=number == len(encoder.layer))
+        layer.set_submodule(reader, ours)
     # Of all pairs of tokens, which a packed batch has far too many of.
     encoder.get_rel_pos = DistancesOf(encoder)
     encoder.get_attention_mask = _keys
