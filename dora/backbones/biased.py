@@ -47,8 +47,7 @@ class PositionBias:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the bias for a batch x, (rows, length, d), packed or padded."""
-        layout = packing.current()
-        longest = x.shape[1] if layout is None else max(g.longest for g in layout.groups)
+        longest = packing.longest(x)
         if self._buckets is None or self._buckets.device != x.device:
             # Once for the longest text: a recorded step reads them where they lay then.
             place = torch.arange(self.encoder.config.max_position_embeddings)

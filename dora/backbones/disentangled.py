@@ -71,8 +71,7 @@ class DistancesOf:
         """Returns the distances of a batch x, (rows, length, d), packed or padded."""
         from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-        layout = packing.current()
-        longest = x.shape[1] if layout is None else max(g.longest for g in layout.groups)
+        longest = packing.longest(x)
         places = torch.arange(1 - longest, longest)
         if self.buckets > 0:
             # Far distances share an embedding.

@@ -107,6 +107,11 @@ def current() -> Layout | None:
     return _current
 
 
+def longest(x: Tensor) -> int:
+    """Returns the tokens of the longest row of the batch x, (rows, length, d), packed or padded."""
+    return x.shape[1] if _current is None else max(g.longest for g in _current.groups)
+
+
 @contextlib.contextmanager
 def with_layout(layout: Layout | None) -> Iterator[None]:
     """Lets the model know the layout of the batch that it is given while the context is open."""

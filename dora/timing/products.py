@@ -4,9 +4,9 @@ Counted for every row alike: forward and backward of the encoder's linears and o
 each backward through the input. The last layer needs every token's key and value, and otherwise the
 first token of each row alone (`dora.backbones.first_token`); a candidate that computes more is not
 credited for it. DeBERTa's distances are those between the tokens of a batch, of up to 129 tokens
-(`dora.backbones.disentangled`). Left out: the head, which sees one token of a row, and everything that is no matrix product. A method whose
-first adapted layer asks for no gradient of its input, or which computes anything twice, is not
-counted otherwise, so that shares of one table compare.
+(`dora.backbones.disentangled`). Left out: the head, which sees one token of a row, and everything
+that is no matrix product. A method whose first adapted layer asks for no gradient of its input, or
+which computes anything twice, is not counted otherwise, so that shares of one table compare.
 """
 
 from __future__ import annotations

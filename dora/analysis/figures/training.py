@@ -7,8 +7,10 @@ nothing to draw.
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_right
 from collections import defaultdict
 from itertools import product
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,7 +178,7 @@ def rank_paths(table: Table) -> Drawn | None:
         for step in {step for changes in runs for step, _ in changes}:
             for changes in runs:
                 # Ranks stay until they change, and as they are where `patience` ended the run.
-                *_, found = (now for changed, now in changes if changed <= step)
+                _, found = changes[bisect_right(changes, step, key=itemgetter(0)) - 1]
                 for (_, kind), rank in found.items():
                     ranks[task, method, kind, step].append(rank)
     lines: Lines = [
