@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import gc
 import importlib.util
 import io
 import json
@@ -263,8 +264,40 @@ def python(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m WORDS` in another process to its end."""
-    return python("-m", *words, **env)
+    """Runs `python -m WORDS` in another process to its end.
+
+    The process begins with the slow imports done. `python` starts a fresh interpreter, which takes
+    seconds: for tests of its start and end, and of variables that libraries read when imported.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        given = (words, {**os.environ, **env}, out, err)
+        process = forkserver().Process(target=_command, args=given)
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(
+            words, process.exitcode or 0, out.read_text(), err.read_text()
+        )
+
+
+def _command(words: tuple[str, ...], environ: dict[str, str], out: Path, err: Path) -> None:
+    """Is the process of `command`."""
+    gc.freeze()  # a search through all that is imported would copy its memory
+    _say_into(out, err)
+    os.environ.clear()
+    os.environ |= environ
+    sys.path[1:1] = environ.get("PYTHONPATH", "").split(os.pathsep)  # behind the folder here
+    module, *sys.argv[1:] = words
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _say_into(out: Path, err: Path) -> None:
+    """Sends the process's two outputs to files."""
+    # On the level of file descriptors: C++ code such as gloo's writes there too.
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
 
 
 def forkserver() -> ForkServerContext:
@@ -272,10 +305,12 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "dora.run",
             "dora.training.one_run",
             "dora.data.metrics",
-            "runs",
+            "dora.cli.tuning",
+            "dora.analysis.figures.files",
+            "dora.sharing.exporting",
+            "dora.sharing.submission",
             "transformers.models.roberta.modeling_roberta",
             "transformers.models.roberta.tokenization_roberta",
         ]
@@ -315,10 +350,7 @@ def _one_of(
     rank: int, size: int, port: int, out: Path, script: Path | None, words: tuple[str, ...]
 ) -> None:
     """Runs one of the processes of `together`."""
-    # On the level of file descriptors: gloo's C++ code writes there too.
-    file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    _say_into(out, out)
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -87,7 +87,7 @@ def test_a_run_records_the_command_that_python_takes(tmp_path: Path) -> None:
 )
 def test_every_command_says_its_version_and_its_help_into_a_closed_pipe(name: str) -> None:
     module = "dora" if name == "__main__" else f"dora.{name}"
-    done = command(module, "--version")
+    done = python("-m", module, "--version")
     assert (done.returncode, done.stdout) == (0, f"dora-glue {__version__}\n"), done.stderr
     reader, writer = os.pipe()
     os.close(reader)

@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,18 @@ from dora.preparing.prepare import prepare
 from dora.python.train import method_of
 from dora.sharing.exporting import export
 from dora.sharing.form import Form
-from runs import FILES, arrays, only_run, refused, run, small, small_glue, small_words
+from runs import (
+    FILES,
+    arrays,
+    command,
+    only_run,
+    python,
+    refused,
+    run,
+    small,
+    small_glue,
+    small_words,
+)
 
 ROOT = Path(__file__).parents[1]
 BIASES = '''
@@ -209,10 +219,11 @@ def call(package: Path, *words: str, code: int = 0) -> str:
     """Standard output of `python WORDS` with the package beside this one; the exit code must be
     `code`.
     """
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, env=env
-    )
+    path = os.pathsep.join([str(package), str(ROOT)])
+    if words[0] == "-m" and words[1].startswith("dora."):
+        done = command(*words[1:], PYTHONPATH=path)
+    else:
+        done = python(*words, PYTHONPATH=path)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -13,7 +13,7 @@ import safetensors.torch
 
 from dora.errors import RunFailed, UserError
 from dora.preparing.prepare import prepare
-from runs import arrays, command, configure, lines, only_run, run, small
+from runs import arrays, command, configure, lines, only_run, python, run, small
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,8 @@ def typed(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Returns results and output of a run as a user types it, all embedded, wandb offline."""
     results = tmp_path_factory.mktemp("typed")
-    done = command(
+    done = python(
+        "-m",
         "dora.run",
         "task=wnli",
         "limit_train=32",

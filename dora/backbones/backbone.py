@@ -112,8 +112,23 @@ def _of_tokenizer(folder: Folder, fingerprint: str) -> tuple[str, ...]:
     `fingerprint`: a hash of its files, by which the cache notices that one has changed.
     """
     found: list[str] = []
-    attempt(lambda: load_tokenizer(folder), found)
+    attempt(lambda: _kept_tokenizer(folder, fingerprint), found)
     return tuple(found)
+
+
+def shared_tokenizer(folder: Folder) -> Any:
+    """Returns what `load_tokenizer` does, and the same object again while the files are the same.
+
+    It is to be called alone: whoever changes or saves a tokenizer loads one of their own.
+    """
+    return _kept_tokenizer(folder, fingerprint(folder, tokenizer_only=True))
+
+
+# A run asks twice, in its check and before it tokenises, and a sweep for each run; reading a large
+# vocabulary takes a second.
+@functools.lru_cache(maxsize=2)
+def _kept_tokenizer(folder: Folder, fingerprint: str) -> Any:
+    return load_tokenizer(folder)
 
 
 def fingerprint(folder: Folder, tokenizer_only: bool = False) -> str:

@@ -70,8 +70,9 @@ class Config:
     `precision`: number format of the matrix products, `fp32` or `bf16` (by autocast; trained
     parameters stay in fp32). `auto` stands for bf16 where the device computes it natively, else
     fp32, and is replaced by it before the run is named and recorded.
-    `compile`: have torch.compile make the model's kernels. It takes a while before the first step
-    and again after a removal, and steps are slower on a CPU.
+    `compile`: have torch.compile make the model's kernels. It takes a while before the first step,
+    and again where ranks change, at a removal or a chain's next link; at the eighth time PyTorch
+    leaves the low-rank layers uncompiled. Steps are slower on a CPU.
     `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of making them anew.
     null: for RoBERTa, with which this was compared on a GPU, and models with its layers (BERT,
     XLM-R, ELECTRA); true: for any model. The method must allow it.

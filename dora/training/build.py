@@ -197,7 +197,7 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
 
     Raises UserError if a split is mostly unknown tokens to this tokenizer.
     """
-    tokenizer = backbone.load_tokenizer(p.model)
+    tokenizer = backbone.shared_tokenizer(p.model)
     cache = Path(p.config.results) / "cache"
     words = backbone.fingerprint(p.model, tokenizer_only=True)
     number = sum(len(rows.idx) for rows in p.rows.values())

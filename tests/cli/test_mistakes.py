@@ -15,7 +15,7 @@ from dora.configuration.config import register
 from dora.errors import UserError
 from dora.package import CHECKOUT, CONF, PACKAGE
 from dora.preparing.prepare import prepare
-from runs import command, configure, refused, small, typed
+from runs import command, configure, python, refused, small, typed
 
 
 def assert_refused(words: list[str], said: list[str]) -> None:
@@ -344,7 +344,8 @@ def test_a_grid_is_not_taken_for_one_run_of_it(tmp_path: Path) -> None:
 
 def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> None:
     began = time.monotonic()
-    done = command(
+    done = python(
+        "-m",
         "dora.run",
         "model=roberta_base",
         "data=hub",

@@ -228,7 +228,7 @@ def test_no_block_gets_more_components_than_its_full_rank() -> None:
     shapes = [*[(192, 192)] * 4, (192, 768), (768, 192)] * 2
     matrices = tuple(Matrix(str(i), *shape) for i, shape in enumerate(shapes))
     full = sum(2 * m.cost for m in matrices)
-    for params in range(full - 1_000, full + 1):
+    for params in [*range(full - 1_000, full, 7), full - 1, full]:
         budget = Budget(params=params)
         plan = MELoRA.plan(settings_of("melora", blocks=96), budget, matrices, RunInfo(100, 3))
         assert max(plan.start) == 2

@@ -64,7 +64,9 @@ def test_mistakes_wait_for_no_large_library_but_the_methods_own(words: list[str]
     assert not modules & (HEAVY - {"torch"})
 
 
-@pytest.mark.parametrize("command", ["tables", "plots", "report", "status", "export", "submit"])
+@pytest.mark.parametrize(
+    "command", ["tables", "plots", "report", "status", "export", "submit", "collect", "tune"]
+)
 def test_the_help_of_every_other_command_waits_for_no_large_library(command: str) -> None:
     ended, modules = imported_by(f"dora.{command}", "--help")
     assert ended == 0
