@@ -31,6 +31,7 @@ from dora.configuration.method_choice import (
     spelled,
 )
 from dora.configuration.method_class import fingerprint, refuse_edited
+from dora.configuration.value_types import type_rule
 from dora.errors import UserError
 from dora.guarding.guard import Guard
 from dora.guarding.loaded import Loaded
@@ -168,7 +169,9 @@ def _chosen(method: str, config_dir: str | Path | None, settings: dict[str, Any]
     except ValueError as e:  # OmegaConf's, whose first line names the value
         key = str(getattr(e, "full_key", "")).removeprefix("method.")
         given = f"{key}={settings[key]}" if key in settings else method
-        raise UserError(f"{given}: {str(e).splitlines()[0]}") from e
+        rule = type_rule(e)
+        why = f": {str(e).splitlines()[0]}" if rule is None else f" {rule}"
+        raise UserError(f"{given}{why}") from e
 
 
 def _working() -> str:

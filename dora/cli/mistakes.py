@@ -27,6 +27,7 @@ from dora.cli.composer import Composer
 from dora.cli.grammar import first_lines, malformed, single_values
 from dora.configuration.check import check
 from dora.configuration.method_choice import ONE_FILE, as_a_choice
+from dora.configuration.value_types import type_rule
 from dora.errors import ALL_KEYS, UserError
 from dora.records.words import key_of
 
@@ -173,6 +174,8 @@ def _told(word: str, error: BaseException, known: Sequence[str]) -> str:
             f"{word}: ${{ begins an interpolation such as ${{oc.env:HOME}}; "
             "write \\${ for the signs themselves"
         )
+    if (rule := type_rule(cause)) is not None:
+        return f"{word} {rule}{_span_hint(word)}"
     # A key or the beginning of one, such as model.own: then the value is wrong.
     if key.startswith("hydra.") or any(f"{name}.".startswith(f"{key}.") for name in known):
         return f"{word}: {first_lines(cause)}{_span_hint(word)}"
@@ -199,6 +202,10 @@ def _in_file(error: BaseException) -> str:
     body = re.match(r"Merge error: .* is not a subclass of (\w+)Config\. value: (.*)", str(cause))
     if body and (group := body[1].lower()) in ONE_FILE:  # `task: rte`, say
         return f"{where[0] if where else ''}{as_a_choice(group, body[2])}"
+    if (rule := type_rule(cause)) is not None:
+        value = getattr(cause, "value", None)
+        given = "null" if value is None else value
+        return f"{where[0] if where else ''}{getattr(cause, 'full_key', '')}={given} {rule}"
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return first_lines(error.__cause__ or error)
     key = str(cause.full_key)

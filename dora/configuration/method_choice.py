@@ -104,10 +104,12 @@ def choose(held: DictConfig) -> MethodChoice:
     fields = [field.name for field in dataclasses.fields(kind.settings_type)]
     given = [str(key) for key in held if key not in _NO_SETTINGS]
     # Every default stands in the YAML alone, so a field without one there has no value at all.
+    unknown = tuple(key for key in given if key not in fields)
     if missing := [field for field in fields if field not in given]:
+        none = f", and none named {' or '.join(unknown)}" if unknown else ""  # often a misspelling
         raise HydraException(
             f"{name}.yaml has no default for {', '.join(missing)}, "
-            f"which {kind.__name__} has as settings"
+            f"which {kind.__name__} has as settings{none}"
         )
     try:
         typed = OmegaConf.structured(kind.settings_type)
@@ -125,7 +127,6 @@ def choose(held: DictConfig) -> MethodChoice:
             json.dumps(getattr(settings, key))
         except TypeError as e:
             raise HydraException(f"{kind.settings_type.__name__}.{key}: {e}; {_TYPES}") from None
-    unknown = tuple(key for key in given if key not in fields)
     tried = _tried(name, held.get(TUNE), fields, whole)
     return MethodChoice(name, kind, settings, unknown, tried)
 

@@ -113,7 +113,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"method": "bitfit"},
         r'method=bitfit leaves no adapter: .*"weights".*alone \(python -m dora.run',
     ),
-    "type": ({"alpha": "big"}, "alpha=big: Value 'big'"),
+    "type": ({"alpha": "big"}, "alpha=big must be a number, such as 1e-3$"),
     "value": ({"beta": 1.5}, r"beta=1.5 must lie in \[0, 1\); the paper uses 0.9"),
     "budget": ({"budget": "8"}, "budget=8 reads as 8 parameters: write r8"),
     "large": ({"budget": "r8"}, r"at most r5 .*the smallest is last, 8 x 16.*head=\['last'\]"),

@@ -226,7 +226,7 @@ def test_a_method_that_cannot_be_attached_is_refused_with_the_reason(why: str, o
         ({"method": "mien"}, r"method=mien: choose method from .*mine.*; did you mean mine\?"),
         ({"rank": 3}, "mine has no setting rank; it has alpha, dropout$"),
         ({"lr": 3}, "no setting lr; it has alpha, dropout; the learning rate is your optimizer's"),
-        ({"alpha": "big"}, "^alpha=big: Value 'big' of type 'str' could not be converted to Float"),
+        ({"alpha": "big"}, "^alpha=big must be a number, such as 1e-3$"),
         ({"dropout": 2.0}, r"^dropout=2\.0 must lie in \[0, 1\)"),
         ({"config_dir": "/no/where"}, "config_dir=/no/where is no folder"),
         ({"config_dir": ""}, "config_dir= is no folder"),

@@ -34,7 +34,7 @@ def assert_refused(words: list[str], said: list[str]) -> None:
         (["sst2"], ["sst2: settings are written key=value, such as task=sst2"]),
         (
             ["+=3", "lr=fast"],
-            ["+=3: settings are written key=value, such as task=sst2", "lr=fast: Value 'fast'"],
+            ["+=3: settings are written key=value, such as task=sst2", "lr=fast must be a number"],
         ),
         (["jörg=1"], ["jörg=1: jörg is no key; --help and docs/settings.md list the keys"]),
         (["budget=a(b"], ["""as one value write 'budget="a(b"'"""]),
@@ -45,12 +45,12 @@ def assert_refused(words: list[str], said: list[str]) -> None:
         (["-m", "seed=range(1, 3, 0)"], ["seed=range(1, 3, 0): range() arg 3 must not be zero"]),
         (
             ["-m", "seed=range(2, 2)", "task=glob(rt*)", "lr=slow"],
-            ["seed=range(2, 2): there is no value in it", "lr=slow: Value"],
+            ["seed=range(2, 2): there is no value in it", "lr=slow must be a number"],
         ),
         (["model.path=a${b"], [r"write \${ for the signs themselves"]),
         (
             ["epochs=1e40"],
-            ["epochs=1e40: Value '1e+40' of type 'float' could not be converted to Integer"],
+            ["epochs=1e40 must be a whole number, such as 1000"],
         ),
     ],
 )
@@ -80,7 +80,7 @@ def mine(tmp_path: Path) -> str:
 
 def test_explanations_know_the_users_own_files(mine: str) -> None:
     (problem,) = refused(mine, "experiment=mine", "seed=abc")
-    assert problem.startswith("seed=abc: ")
+    assert problem.startswith("seed=abc must be a whole number")
     (problem,) = refused(mine, "experiment=mind")
     assert problem.endswith(", study_tiny, study_tiny_deberta, typo, untitled; did you mean mine?")
 
@@ -214,7 +214,7 @@ def test_a_method_is_not_chosen_by_the_key_that_its_file_states(word: str) -> No
     # It would train the default method under the name of another.
     name, rate = refused(word, "lr=x")
     assert name == f"{word}: a method's file states its name; write method=adalora"
-    assert rate.startswith("lr=x: Value 'x'")
+    assert rate == "lr=x must be a number, such as 1e-3, or null"
     assert refused("-m", word, "seed=1,2") == [name]
 
 
@@ -230,7 +230,7 @@ def test_a_choice_that_is_no_name_gets_the_names(word: str) -> None:
     # Hydra itself raises a bare ValueError for these.
     choice, value = refused(word, "lr=x")
     assert choice.startswith(f"{word}: choose task from cola, mnli")
-    assert value.startswith("lr=x: Value 'x'")
+    assert value.startswith("lr=x must be a number")
 
 
 def test_help_lists_the_users_own_files(mine: str) -> None:
@@ -319,8 +319,8 @@ def test_every_value_of_a_sweep_is_judged_wherever_it_stands() -> None:
     register()
     # One row a value would try alpha=abc with the wrong method alone, and not judge it.
     problems = explain(["method=methd,lora", "method.alpha=abc,8", "seed=1,x"], sweeping=True)
-    assert [problem.partition(":")[0] for problem in problems] == [
-        "method=methd",
+    assert [problem.split()[0] for problem in problems] == [
+        "method=methd:",
         "method.alpha=abc",
         "seed=x",
     ]
