@@ -677,7 +677,11 @@ def test_the_manual_names_every_statement_and_every_moment() -> None:
         ),
         (
             "name: bad\n_target_: outside.gates.Gates\nbase_lr: 1.0\nshrink: 1.0\n",
-            "no default for start_factor, which Gates has as settings, and none named shrink",
+            "no default for start_factor, which Gates has as settings",
+        ),
+        (
+            "name: bad\n_target_: outside.gates.Gates\nbase_lr: 1.0\nshrink: 1.0\nstart: 1.5\n",
+            "no default for start_factor, which Gates has as settings, and none named start",
         ),
         ("name: a b\n_target_: outside.gates.Gates\n", "must say name: bad"),
         ((ROOT / "conf/method/lora.yaml").read_text(), "name: lora; it must say name: bad"),

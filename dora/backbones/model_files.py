@@ -175,11 +175,8 @@ def check(folder: Path, random_weights: bool) -> None:
             what = "is no folder" if folder.exists() else "does not exist"
             raise UserError(f"model folder {folder} {what}; {rule}")
         if lacking := missing(folder, random_weights):
-            whose = (
-                "; it is an adapter: merge it into its model first" if _is_adapter(folder) else ""
-            )
             raise UserError(
-                f"model folder {folder} has no {' and no '.join(lacking)}; {rule}{whose}"
+                f"model folder {folder} has no {' and no '.join(lacking)}; {rule}{_whose(folder)}"
             )
         problems = _damaged(folder, random_weights)
         # Random weights take only config.json and the tokenizer: there is nothing to attach to.
@@ -189,6 +186,23 @@ def check(folder: Path, random_weights: bool) -> None:
         raise UserError(f"model folder {folder} cannot be read: {e.strerror}") from e
     if problems:
         raise UserError(*problems)
+
+
+def _whose(folder: Path) -> str:
+    """Says what a folder is that is no model's, and how a model comes of it; "" if it is unknown."""
+    if (folder / "run.json").is_file():
+        if (folder / "model/config.json").is_file():  # that of a run with keep_model=true
+            return f"; it is a run's directory, whose model is {folder / 'model'}"
+        return (
+            "; it is a run's directory: python -m dora.export RUN_DIR --merge makes a model folder, "
+            "export/ in the run's directory"
+        )
+    if _is_adapter(folder):
+        return (
+            "; it is an adapter: merge it into its model first (python -m dora.export RUN_DIR "
+            "--merge, or PEFT's merge_and_unload)"
+        )
+    return ""
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -218,7 +218,9 @@ def read(file: Path) -> dict[Key, Search]:
     try:
         changed = file.stat().st_mtime_ns
     except OSError as e:
-        way = "; python -m dora.tune makes it" if isinstance(e, FileNotFoundError) else ""
+        way = ""
+        if isinstance(e, FileNotFoundError):
+            way = "; python -m dora.tune makes such a file, or give lr="
         raise UserError(f"rates_from={file} cannot be read: {e.strerror}{way}") from e
     return _read(file, changed)
 

@@ -285,3 +285,15 @@ def test_a_relative_path_is_found_absolute(tmp_path: Path, monkeypatch: pytest.M
 def test_a_missing_package_is_named_as_pip_knows_it() -> None:
     with pytest.raises(UserError, match="pip install no-such-package-here"):
         locate(package="no_such_package_here")
+
+
+def test_a_tokenizer_is_shared_until_one_of_its_files_changes(tmp_path: Path) -> None:
+    folder = Folder(model_folder(tmp_path / "m", "bert"), False)
+    first = backbone.shared_tokenizer(folder)
+    assert backbone.shared_tokenizer(folder) is first
+    config = folder.path / "tokenizer_config.json"
+    told = json.loads(config.read_text()) if config.is_file() else {}
+    config.write_text(json.dumps({**told, "model_max_length": 77}))
+    second = backbone.shared_tokenizer(folder)
+    assert second is not first
+    assert second.model_max_length == 77

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -279,6 +280,17 @@ def test_a_bin_file_that_is_cut_short_or_none_of_pytorchs_is_refused(
 def test_an_adapters_folder_is_told_from_a_models(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="it is an adapter: merge it into its model first"):
+        prepared(tmp_path, tmp_path)
+
+
+def test_a_runs_directory_is_told_from_a_models(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    told = r"it is a run's directory: python -m dora\.export RUN_DIR --merge makes a model folder"
+    with pytest.raises(UserError, match=told):
+        prepared(tmp_path, tmp_path)
+    model_folder(tmp_path / "model", "bert")
+    told = f"it is a run's directory, whose model is {tmp_path / 'model'}"
+    with pytest.raises(UserError, match=re.escape(told)):
         prepared(tmp_path, tmp_path)
 
 
