@@ -18,6 +18,7 @@ import numpy as np
 from dora.adapters.budget import Budget
 from dora.backbones.architectures import ARCHITECTURES
 from dora.data.tasks import TASKS
+from dora.records.identity import key_of
 
 # Settings that the reader asks for in every record of a finished run; no test depends on them.
 _SETTINGS = {
@@ -80,14 +81,13 @@ def write_run(
     """Writes the directory of a finished run under `into`/runs and returns its path.
 
     `score`: best and last value of the task's first metric; `metrics`: of its others. `budget` as
-    it is typed: the directory is named as a run names it, `300000` for `0.3M`. `ranks`: live
+    it is typed: the directory is named as a run names it, `300000` for `0.3M`. `key`: the folder of
+    a record without an `arithmetic`, which does not tell its own. `ranks`: live
     components by matrix at the end, `start` of each at the beginning. `labels`, `predicted` (n,):
     class ids for predictions.npz. `changes`: other keys of run.json; those of config and
     fingerprints are added to the keys that every record has.
     """
     budget = budget if budget == "none" else str(Budget.parse(budget))
-    path = into / "runs" / data / task / model / method / budget / key / f"s{seed}"
-    path.mkdir(parents=True)
     first = {} if score is None else {TASKS[task].metrics[0]: score}
     result = {**first, **(metrics or {}), "degenerate": None}
     named = {
@@ -120,6 +120,8 @@ def write_run(
         "results": {"best": {"step": 5, **result}, "last": {"step": 90, **result}},
         **changes,
     }
+    path = into / "runs" / data / task / model / method / budget / (key_of(run) or key) / f"s{seed}"
+    path.mkdir(parents=True)
     # Unsealed, as the oldest records are: tests can then change it with a text editor's means.
     (path / "run.json").write_text(json.dumps(run))
     if labels is not None and predicted is not None:

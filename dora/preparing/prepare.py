@@ -37,6 +37,7 @@ from dora.records import run_json
 from dora.records.about_method import NO_BUDGET
 from dora.records.directories import directory
 from dora.records.identity import arithmetic, identity
+from dora.records.place import RUNS
 from dora.records.record import TRIES
 from dora.records.run_json import NotARecord
 from dora.records.words import with_values
@@ -82,7 +83,7 @@ class Prepared:
         budget = NO_BUDGET if self.plan is None else str(self.plan.budget)
         key = identity(self.settings, self.fingerprints, arithmetic(self.model_type))
         place = (c.data_name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
-        return Path(c.results, "runs", *place)
+        return Path(c.results, RUNS, *place)
 
     def record_folder(self, diverged: int = TRIES) -> Path:
         """Returns the directory that holds the run's record, which may have been packed.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dora.records import packed
-from dora.records.place import Place, place_of
+from dora.records.place import RUNS, Place, place_of
 from dora.records.record import TRIES
 from dora.records.run_json import NotARecord, read, read_placed
 
@@ -22,7 +22,7 @@ def directories(results: Path) -> list[Path]:
     packed into `results` count as directories; of a run that is in both, its own directory counts
     if the run was begun there.
     """
-    level = [results / "runs"]
+    level = [results / RUNS]
     for _ in Place._fields:
         level = list(_inside(level))
     found = {place_of(path): path for path in packed.directories(results)}

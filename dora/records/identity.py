@@ -60,6 +60,17 @@ def identity(
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def key_of(run: Run) -> str | None:
+    """Returns the `identity` of a recorded run; None where the record does not tell it.
+
+    Records of arithmetic 1 to 3 are read with today's keys, not those that were hashed.
+    """
+    marks, number = run.get("fingerprints"), run.get("arithmetic", 0)
+    if not marks or number < 4:
+        return None
+    return identity(run["config"], marks, number)
+
+
 def configuration(run: Run) -> dict[str, Any]:
     """Returns a recorded run's configuration, with the settings added since (LATER) at its values."""
     whole = copy.deepcopy(run["config"])

@@ -29,7 +29,7 @@ from dora.process import machine
 from dora.records import run_json
 from dora.records.anonymous import anonymous
 from dora.records.journals import METRICS, RANKS
-from dora.records.place import Place, place_of
+from dora.records.place import RUNS, Place, place_of
 
 NAME = "runs.jsonl.gz"
 FILES = (run_json.NAME, RANKS, METRICS)
@@ -144,7 +144,7 @@ def results_of(folder: Path) -> Path | None:
         return file.parent
     # A directory may be named from within the results, as `s1`.
     for above in (folder.parents, folder.resolve().parents):
-        if len(above) > 7 and above[6].name == "runs":
+        if len(above) > 7 and above[6].name == RUNS:
             return above[7]
     return None
 
@@ -174,7 +174,7 @@ def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path
         machine.sweep(Path(tempfile.gettempdir()), "dora-records-*.tmp")
         suffix = f".{machine.mark()}.tmp"
         _folders.append(tempfile.TemporaryDirectory(suffix, "dora-records-"))
-    root = Path(_folders[-1].name) / "runs"
+    root = Path(_folders[-1].name) / RUNS
     _files[root] = file
     found = []
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+RUNS = "runs"  # the folder of a results folder in which its runs lie
+
 
 class Row(NamedTuple):
     """A row of a table, a method and a budget, each as its folder is named."""
@@ -33,6 +35,12 @@ class Place(NamedTuple):
         return Row(self.method, self.budget)
 
 
+def has_place(folder: Path) -> bool:
+    """Tells whether a directory lies where runs lie: seven folders below one named `runs`."""
+    parts = folder.absolute().parts
+    return len(parts) > len(Place._fields) and parts[-len(Place._fields) - 1] == RUNS
+
+
 def place_of(folder: Path) -> Place:
     """Returns the place of a run's directory. Raises TypeError for a path of fewer folders."""
-    return Place(*folder.parts[-len(Place._fields) :])
+    return Place(*folder.absolute().parts[-len(Place._fields) :])

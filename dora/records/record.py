@@ -174,7 +174,7 @@ class Record:
         """Reads the record, and clears the directory if it is to be started afresh."""
         broken = None
         try:
-            self.data = run_json.read(self.folder)
+            self.data = run_json.read_placed(self.folder)
         except FileNotFoundError:
             pass
         except NotARecord as e:

@@ -18,9 +18,10 @@ from dora.errors import reason
 from dora.plain import is_whole
 from dora.records.about_method import NO_BUDGET
 from dora.records.artefacts import seal_problem
+from dora.records.identity import key_of
 from dora.records.kinds import wrong
 from dora.records.older import upgraded
-from dora.records.place import Place, place_of
+from dora.records.place import Place, has_place, place_of
 from dora.records.schema import FINISHED, RECORD, SCHEMA, STATUSES, Run
 
 NAME = "run.json"
@@ -68,12 +69,13 @@ def parsed(content: bytes) -> Run:
 
 
 def read_placed(folder: Path) -> Run:
-    """Returns `read` of a run directory under results/runs, by whose folders tables name the run.
+    """Returns `read` of a run directory, by whose folders under results/runs tables name the run.
 
-    Raises NotARecord for the record of another place, too.
+    Raises NotARecord for the record of another place, too. A directory that was taken out of its
+    results folder has no place.
     """
     run = read(folder)
-    if (problem := misplaced(run, place_of(folder))) is not None:
+    if has_place(folder) and (problem := misplaced(run, place_of(folder))) is not None:
         raise NotARecord(problem)
     return run
 
@@ -81,10 +83,10 @@ def read_placed(folder: Path) -> Run:
 def read_done(folder: Path) -> Run | None:
     """Returns run.json of a run that is done, None otherwise.
 
-    A missing record, and one that cannot be believed, count as not done.
+    A missing record, one that cannot be believed, and that of another run count as not done.
     """
     try:
-        run = read(folder)
+        run = read_placed(folder)
     except (FileNotFoundError, NotARecord):
         return None
     return run if run["status"] == "done" else None
@@ -104,6 +106,7 @@ def misplaced(run: Run, place: Place) -> str | None:
         "model": c.get("model"),
         "method": c.get("method", {}).get("name"),
         "budget": _spelled(c.get("budget")),
+        "key": key_of(run) or place.key,
         "seed": f"s{c.get('seed')}",
     }
     differing = [

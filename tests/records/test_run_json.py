@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,19 @@ import pytest
 
 from dora import plots, report, status, tables
 from dora.errors import UserError
+from dora.preparing.prepare import prepare
 from dora.records import packed
 from dora.records.artefacts import sealed
+from dora.records.identity import arithmetic
 from dora.records.place import place_of
 from dora.records.record import Record
-from dora.records.run_json import AT_MOST, NotARecord, misplaced, read
+from dora.records.run_json import AT_MOST, NotARecord, misplaced, read, read_done, read_placed
 from dora.records.study import look
 from dora.sharing.exporting import export
 from dora.sharing.form import Form
 from dora.sharing.submission import submit
 from record_files import write_run
+from runs import small
 
 # The committed studies: written by every version of the suite so far.
 RECORDS = [
@@ -301,3 +305,68 @@ def test_a_record_in_the_folder_of_another_budget_is_in_anothers_place(
 # Settings are free: the reader only asks that a number be finite.
 def test_a_number_as_large_as_a_run_may_have_is_a_setting(tmp_path: Path) -> None:
     assert read(write_run(tmp_path, "lora", 1, 0.5, config={"lr": 1e300}))["config"]["lr"] == 1e300
+
+
+@pytest.mark.parametrize("model", ["tiny_roberta", "tiny_deberta"])
+def test_a_record_copied_to_another_configuration_or_seed_is_no_run_of_it(
+    model: str, tmp_path: Path
+) -> None:
+    # By hand, say, to spare a run: its numbers would stand under another one's name.
+    words = (f"model={model}", "method=lora")
+    one = prepare(small(tmp_path, *words))
+    run = write_run(
+        tmp_path,
+        "lora",
+        one.config.seed,
+        0.5,
+        one.config.task.name,
+        str(one.config.budget),
+        model=model,
+        data=one.config.data_name,
+        config=one.settings,
+        fingerprints=one.fingerprints,
+        arithmetic=arithmetic(one.model_type),
+    )
+    assert run == one.folder
+    assert read_done(run) == read(run)
+    others = {
+        f"seed 's{one.config.seed}'": prepare(small(tmp_path, *words, "seed=7")).folder,
+        f"key '{run.parent.name}'": prepare(small(tmp_path, *words, "lr=1e-5")).folder,
+    }
+    for told, other in others.items():
+        shutil.copytree(run, other)
+        assert read_done(other) is None
+        problem = f"it is the record of {told}, in another's place"
+        with pytest.raises(NotARecord, match=f"^{problem}$"):
+            read_placed(other)
+        with pytest.raises(UserError, match=f"{problem}.; remove it to resume, or use force=true"):
+            opened(other)
+        assert "config" not in opened(other, force=True)
+
+
+def opened(folder: Path, force: bool = False) -> dict[str, Any]:
+    """Returns the record of a run directory as a run that begins there finds it."""
+    record = Record(folder)
+    try:
+        record.open({}, force)
+        return record.data
+    finally:
+        record.close()
+
+
+def test_a_directory_outside_of_a_results_folder_has_no_place(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "lora", 1, 0.5)
+    for moved in (tmp_path / "kept", run.parent.parent / "s2"):
+        shutil.copytree(run, moved)
+        assert read_placed(moved) == read(run)
+
+
+def test_a_runs_directory_may_be_named_from_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path, "lora", 1, 0.5)
+    monkeypatch.chdir(run.parent)
+    assert read_placed(Path("s1")) == read(run)
+    run.rename("s2")
+    with pytest.raises(NotARecord, match="it is the record of seed 's1', in another's place"):
+        read_placed(Path("s2"))
