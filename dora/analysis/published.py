@@ -31,6 +31,8 @@ AVERAGE = "average"
 NO_TARGET = "none"
 # Their names of metrics → ours. Any other keeps its name, which no view of ours asks for.
 _THEIR_NAMES = {"accuracy_m": "accuracy", "pearson_spearman_mean": MEAN}
+# Settings by which a run of LoRA is rsLoRA, LoRA+ or PiSSA, with the values of LoRA itself.
+_OF_LORA_ITSELF = {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming"}
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,10 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
 
     Our score then lies outside their mean ± spread by more than the combined error,
     hypot(their spread / √seeds, our standard deviation / √seeds). Both must be measured alike: the
-    same backbone, method, target matrices, parameters and metric, real data and all of it, whole
-    epochs, the best evaluation on the development set, our median beside a median. A number without
-    a spread, with another start or a note on its set-up, or under another protocol is never
-    contradicted.
+    same backbone with its pretrained weights, method, target matrices, parameters and metric, real
+    data and all of it, whole epochs, the best evaluation on the development set, our median beside a
+    median. rsLoRA, LoRA+ and PiSSA are other methods than LoRA. A number without a spread, with
+    another start or a note on its set-up, or under another protocol is never contradicted.
     """
     ours, runs = list(table.values(row, task).values()), table.runs_of(row, task)
     if len(ours) < 2 or table.view.score != "best" or not all(map(_as_papers_do, runs)):
@@ -131,13 +133,21 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
 def _as_papers_do(run: Run) -> bool:
     """Returns whether a run trained and was chosen as papers do.
 
-    They train on all of GLUE's rows for whole epochs, from the backbone alone, and choose on the
-    development set.
+    They train on all of GLUE's rows for whole epochs, from the pretrained backbone alone, by the
+    method that the row names, and choose on the development set.
     """
     config = run["config"]
     whole = config.get("limit_train") is None and config.get("max_steps") is None
     by_dev = config["select"] == "dev"
-    return whole and is_glue(run) and by_dev and not run["fingerprints"]["init_from"]
+    from_backbone = not (run["fingerprints"]["init_from"] or run["model"]["random_weights"])
+    return whole and is_glue(run) and by_dev and from_backbone and _is_as_named(config["method"])
+
+
+def _is_as_named(method: dict[str, Any]) -> bool:
+    """Returns whether a run's method, by its settings, is the one of its name's own paper."""
+    # Records from before these settings lack them, and are of LoRA itself.
+    usual = all(method.get(key, value) == value for key, value in _OF_LORA_ITSELF.items())
+    return method["name"] != "lora" or usual
 
 
 def _can_be_contradicted(number: Number) -> bool:

@@ -101,6 +101,10 @@ def test_the_median_is_compared_with_a_median(tmp_path: Path) -> None:
         ({"limit_train": 64}, False),
         ({"max_steps": 100}, False),
         ({"select": "heldout"}, False),
+        ({"method": {"name": "lora", "scaling": "standard", "lr_ratio": 1.0}}, True),
+        ({"method": {"name": "lora", "scaling": "rslora"}}, False),
+        ({"method": {"name": "lora", "lr_ratio": 16.0}}, False),
+        ({"method": {"name": "lora", "init": "pissa"}}, False),
     ],
 )
 def test_only_a_cell_of_the_papers_target_matrices_and_training_departs(
@@ -118,6 +122,14 @@ def test_a_sample_of_the_rows_departs_from_nothing(tmp_path: Path) -> None:
     for folder in tmp_path.glob("runs/*/*/*/*/*/*/s*"):
         rows = {"train": 9_000, "dev": 872}
         change_record(folder, data={"revision": None, "rows": rows, "train": 9_000})
+    (table,) = tables(read_runs(tmp_path))
+    assert not list(departures(table, LORA, "sst2"))
+
+
+def test_drawn_weights_depart_from_nothing(tmp_path: Path) -> None:
+    median_runs(tmp_path, (50.0, 50.1, 50.2))
+    for folder in tmp_path.glob("runs/*/*/*/*/*/*/s*"):
+        change_record(folder, model={"revision": None, "random_weights": True})
     (table,) = tables(read_runs(tmp_path))
     assert not list(departures(table, LORA, "sst2"))
 

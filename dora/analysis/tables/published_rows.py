@@ -24,8 +24,11 @@ def published_rows(table: Table) -> tuple[list[list[str]], list[str]]:
 
     The lines stand under the head of the table of scores. One without a number in any of the
     table's columns is left out, and so is a number on a task of which the table has other rows than
-    GLUE's: a score on generated sentences, or on a sample, says nothing beside it.
+    GLUE's: a score on generated sentences, or on a sample, says nothing beside it. Nor does one of
+    weights drawn from a seed, which have the pretrained backbone's name alone.
     """
+    if any(run["model"]["random_weights"] for run in table.runs):
+        return [], []
     on_glue = {
         task
         for task in table.tasks

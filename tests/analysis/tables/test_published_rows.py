@@ -73,6 +73,13 @@ def test_no_published_number_stands_beside_scores_on_other_rows(tmp_path: Path) 
     assert rows_of(on_files)["LoRA", "0.3M"][3:5] == ["–", "86.6 ± 0.7⋄"]
 
 
+def test_no_published_number_stands_beside_drawn_weights(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "lora", 1, 0.9, model="roberta_base")
+    assert rows_of(tables(read_runs(tmp_path))[0])
+    change_record(folder, model={"revision": None, "random_weights": True})
+    assert rows_of(tables(read_runs(tmp_path))[0]) == {}
+
+
 def test_a_papers_average_stands_only_beside_one_over_the_same_tasks(tmp_path: Path) -> None:
     # As the paper prints it, over its eight tasks.
     assert rows_of(study(tmp_path, "roberta_base", *GLUE))["LoRA", "0.3M"][-1] == "87.2"
