@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from conftest import METHODS
 from dora.adapters.budget import Budget, Matrix
+from dora.analysis.published import numbers
 from dora.backbones import backbone
 from dora.backbones.model_config import read_config
 from dora.configuration.check import check
@@ -81,6 +82,25 @@ ADALORA = """
     mrpc 1e-3   30 320 .1   2 32 .1 600  1800  1   0   .01 300
     stsb 2.2e-3 25 128 100  2 32 .3 800  2000  10  .2  .1  100"""
 
+# What the papers print, where the files have the scripts' numbers. LoRA's Table 9: task, lr, epochs,
+# batch (a GPU's, by the tasks in which it is the scripts'), length.
+TABLE_9 = {
+    "lora_roberta_base": """
+        mnli 5e-4 30 16 512    sst2 5e-4 60 16 512    mrpc 4e-4 30 16 512
+        cola 4e-4 80 32 512    qnli 4e-4 25 32 512    qqp  5e-4 25 16 512
+        rte  5e-4 80 32 512    stsb 4e-4 40 16 512""",
+    "lora_roberta_large": """
+        mnli 3e-4 10 4 128     sst2 4e-4 10 4 128     mrpc 3e-4 20 4 512
+        cola 2e-4 20 4 128     qnli 2e-4 10 4 512     qqp  3e-4 20 4 512
+        rte  4e-4 20 8 512     stsb 2e-4 30 8 512""",
+}
+# AdaLoRA's Table 8: task, lr, epochs, orthogonality, t_i, t_f, interval.
+TABLE_8 = """
+    mnli 5e-4   7  .1 8000 50000 100    sst2 8e-4   24 .1 6000 22000 100
+    cola 5e-4   25 .5 800  3500  10     qqp  5e-4   5  .1 8000 25000 100
+    qnli 1.2e-3 5  .1 2000 8000  100    rte  1.2e-3 50 .3 600  1800  1
+    mrpc 1e-3   30 .1 600  1800  1      stsb 2.2e-3 25 .1 800  2000  10"""
+
 # MELoRA's run_glue_lora.sh: task, lr, epochs, batch, length. CoLA's epochs are the paper's.
 MELORA = """
     mnli 5e-4 30 128 256     sst2 5e-4 60 128 256     mrpc 4e-4 30 128 256
@@ -128,6 +148,30 @@ def table(text: str, width: int) -> list[list[str]]:
 LORA_ROWS = [(family, *row) for family, text in LORA.items() for row in table(text, 5)]
 ADALORA_ROWS = table(ADALORA, 14)
 MELORA_ROWS = table(MELORA, 5)
+
+
+def printed() -> dict[str, dict[str, float]]:
+    """Returns the settings that the papers print by experiment, of those that they print."""
+    found = {}
+    gpus = {(family, task): int(batch.split("x")[1]) for family, task, *_, batch, _ in LORA_ROWS}
+    for family, text in TABLE_9.items():
+        for task, lr, epochs, batch, length in table(text, 5):
+            whole = int(batch) * gpus[family, task]
+            values = (float(lr), int(epochs), whole, int(length))
+            keys = ("lr", "epochs", "batch_size", "max_length")
+            found[f"{family}/{task}"] = dict(zip(keys, values, strict=True))
+    own = ("orthogonality", "init_warmup", "final_warmup", "mask_interval")
+    keys = ("lr", "epochs", *(f"method.{key}" for key in own))
+    for task, *values in table(TABLE_8, 7):
+        numbers = map(float, values)
+        found[f"adalora_deberta_v3_base/{task}"] = dict(zip(keys, numbers, strict=True))
+    # Table 9 again: the adapters with 0.8M on MNLI. Its warm-up is 0.06 in every row.
+    for name, epochs in (("houlsby", 10), ("pfeiffer", 5)):
+        found[f"{name}_roberta_large"] = {"lr": 3e-4, "epochs": epochs, "warmup": 0.06}
+    return found
+
+
+PRINTED = printed()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -214,6 +258,22 @@ def test_adalora_has_the_scripts_numbers(row):
     assert steps(c) > m.init_warmup + m.final_warmup
 
 
+@pytest.mark.parametrize("experiment", PRINTED)
+def test_a_file_tells_how_to_type_what_its_paper_prints_otherwise(experiment):
+    def differing(*words):
+        """Returns the settings with other values than the paper prints."""
+        c = composed(f"experiment={experiment}", *words)
+        flat = dict(vars(c)) | {f"method.{k}": v for k, v in vars(c.chosen.settings).items()}
+        return {key for key, value in PRINTED[experiment].items() if flat[key] != value}
+
+    quoted = re.findall("`([^`]+)`", " ".join(line.lstrip("# ") for line in header(experiment)))
+    said = [words.split() for words in quoted if all("=" in word for word in words.split())]
+    keys = {word.partition("=")[0] for words in said for word in words}
+    # No more than what differs, and with all of it the paper's numbers.
+    assert keys & set(PRINTED[experiment]) == differing()
+    assert differing(*(word for words in said for word in words)) == set()
+
+
 def test_dora_has_the_released_numbers():
     c = composed("experiment=dora_roberta_base")
     m = c.chosen.settings
@@ -249,8 +309,8 @@ def test_fedit_trains_three_epochs_of_a_clients_rows_in_each_of_fifty_rounds(tas
     assert place == (task, "fedit", "roberta_base", "hub")
     m = c.chosen.settings
     assert (c.budget, c.targets(), m.alpha, m.dropout) == ("r4", ("q", "v"), 8, 0.1)
-    found = c.lr, c.batch_size, c.max_length, c.warmup, c.schedule
-    assert found == (1e-3, 128, 128, 0.06, "linear")
+    found = c.lr, c.batch_size, c.max_length, c.warmup, c.schedule, c.seed
+    assert found == (1e-3, 128, 128, 0.06, "linear", 42)
     f = Federation.of(c.fed, np.zeros(ROWS[task]), c.seed, steps(c))
     assert (len(f.rows), f.selected, f.rounds, c.fed.restart) == (3, 3, 50, "round")
     assert f.local_steps == 3 * math.ceil(max(map(len, f.rows)) / 128)
@@ -313,12 +373,29 @@ def test_adalora_starts_at_the_scripts_rank_and_ends_at_1(row):
     ("budget", "factor", "start", "end"),
     [("r2", 2, 4, 144), ("r4", 1.5, 6, 288), ("r8", 1.5, 12, 576)],
 )
-def test_adalora_rows_of_table_1(task, budget, factor, start, end):
+def test_adalora_has_the_budgets_of_the_paper(task, budget, factor, start, end):
     words = (f"budget={budget}", f"method.start_factor={factor}")
     found = start_and_end(composed(f"experiment=adalora_deberta_v3_base/{task}", *words))
     assert found == ({start}, end)
-    # The file's header tells how to type these rows.
+    # The file's header tells how to type them.
     assert " ".join(words) in " ".join(header("adalora_deberta_v3_base/_common"))
+
+
+def test_adaloras_rows_of_table_1_are_those_that_are_published():
+    text = " ".join(line.lstrip("# ") for line in header("adalora_deberta_v3_base/_common"))
+    said = re.search(r"Its rows of AdaLoRA, (\S+) and (\S+), end at average ranks 2 and 8", text)
+    rows = {n.params for n in numbers() if n.method == "adalora" and "Table 1" in n.source}
+    assert said
+    assert set(said.groups()) == rows
+    page = (CONF.parent / "docs/reproducing.md").read_text()
+    line = next(line for line in page.splitlines() if "`adalora_deberta_v3_base/TASK`" in line)
+    assert set(re.findall(r"\((\d\.\d+M)\)", line)) == rows
+    # Components of these numbers can have these sizes.
+    c = composed("experiment=adalora_deberta_v3_base/sst2")
+    for budget, size in (("r2", said[1]), ("r8", said[2])):
+        plan = c.chosen.kind.plan(c.chosen.settings, Budget.parse(budget), BASE, RunInfo(100, 3))
+        _, (low, high) = plan.end_range()
+        assert low < 1e6 * float(size.removesuffix("M")) < high
 
 
 @pytest.mark.parametrize("experiment", [*RUNS, *COMMON])

@@ -65,7 +65,7 @@ class Houlsby(base.Method):
 
     # The kinds of dense layers with an adapter behind them.
     _behind: ClassVar[tuple[str, ...]] = ("o", "ffn2")
-    # AdaLoRA's Table 1 pairs bottlenecks of 8, 16 and 32 with ranks of 2, 4 and 8.
+    # AdaLoRA's Table 7 pairs bottlenecks of 8, 16 and 32 with ranks of 2, 4 and 8.
     _units: ClassVar[int] = 4
     _norm_first: ClassVar[bool] = False
 
