@@ -1,6 +1,7 @@
 """Every YAML composes without a problem, and the experiments have the papers' numbers.
 
-The numbers are typed here a second time, from the scripts that the papers' authors released.
+The numbers are typed here a second time, from the scripts that the papers' authors released, and
+from the papers' tables where scripts and papers differ.
 """
 
 import functools
