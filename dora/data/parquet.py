@@ -27,13 +27,15 @@ def read_parquet(task: Task, split: str, shards: Sequence[Path]) -> Rows:
     Raises UserError with the file, the reason and the way out.
     """
     tables = []
-    for shard in shards:
+    for number, shard in enumerate(shards):
         with _named(task, shard):
-            # A file's name ends with the number of files, as in train-00000-of-00002.
-            if not shard.stem.endswith(f"-{len(shards):05}"):
+            # A file's name ends with its place and the number of files, as train-00000-of-00002. By
+            # their number alone, a copy of one could take the place of another.
+            end = f"-{number:05}-of-{len(shards):05}"
+            if not shard.stem.endswith(end):
                 raise ValueError(
-                    f"the name tells of more or fewer shards than the {len(shards)} found; "
-                    "fetch it again"
+                    f"the name must end with {end}: there are more or fewer shards than the "
+                    f"{len(shards)} found, or this is a copy of one; fetch it again"
                 )
             tables.append(_read(task, shard))
     with _named(task, shards[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,15 +67,32 @@ def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomic(path, as_npz(arrays))
 
 
-def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:
-    """Lists the unlabelled splits of `rows` whose ids are not in a done run's predictions.npz.
+def text_sums(rows: Rows) -> np.ndarray:
+    """Returns the CRC-32 of each row's texts, (rows,) uint32."""
+    seconds = [""] * len(rows) if rows.second is None else rows.second
+    texts = zip(rows.first, seconds, strict=True)
+    return np.array([zlib.crc32(f"{a}\0{b}".encode()) for a, b in texts], np.uint32)
 
-    The file lacks such a split, or has it for other rows, as for an AX.tsv that was cut short. The
-    list is empty where the run keeps no readable predictions: there is nothing to add to.
+
+def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:
+    """Lists the unlabelled splits of `rows` whose ids or texts a done run's predictions.npz lacks.
+
+    The file lacks such a split, or has it for other rows, as for an AX.tsv that was cut short or
+    had other texts. The list is empty where the run keeps no readable predictions: there is nothing
+    to add to.
     """
-    ids = {split: each.idx for split, each in rows.items() if each.label is None}
+    unlabelled = {split: each for split, each in rows.items() if each.label is None}
+    names = [f"{split}/{name}" for split in unlabelled for name in ("ids", "texts")]
     try:
-        stored = npz.load(folder, [f"{split}/ids" for split in ids])
+        stored = npz.load(folder, names)
     except UNREADABLE:
         return []
-    return [k for k, own in ids.items() if not np.array_equal(stored.get(f"{k}/ids", ()), own)]
+
+    def lacks(split: str, own: Rows) -> bool:
+        ids, texts = (stored.get(f"{split}/{name}") for name in ("ids", "texts"))
+        if ids is None or not np.array_equal(ids, own.idx):
+            return True
+        # Only splits outside the data's fingerprint have sums, and in old files not even these.
+        return texts is not None and not np.array_equal(texts, text_sums(own))
+
+    return [split for split, own in unlabelled.items() if lacks(split, own)]

@@ -113,7 +113,8 @@ def _parse(
 def _positions(task: Task, split: str, path: Location, columns: list[str]) -> list[int]:
     """Returns the positions of the text columns, then the label's if the split has labels.
 
-    Raises UserError where a column is missing or stands twice in the header `columns`.
+    Raises UserError where one of these columns is missing, or one of them or `index` stands twice in
+    the header `columns`.
     """
     wanted = list(_COLUMNS.get(task.name, (*task.text, "label")))
     if not labelled(split):
@@ -124,7 +125,8 @@ def _positions(task: Task, split: str, path: Location, columns: list[str]) -> li
             f"among {', '.join(columns)[:200]!r}; "
             f"{task.name} {split} needs {', '.join(map(repr, wanted))} in its header"
         )
-    if twice := [name for name in wanted if columns.count(name) > 1]:
+    # "index" too: the leaderboard's files repeat it, and no one could say which of two counts.
+    if twice := [name for name in (*wanted, "index") if columns.count(name) > 1]:
         raise UserError(
             f"{path}, line 1: {', '.join(map(repr, twice))} stands twice in the header; "
             "fetch it again"

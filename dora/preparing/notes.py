@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from dora.configuration.config import Config
 from dora.data.tasks import Rows, labelled
 from dora.methods.schedule import Schedule
@@ -88,6 +90,9 @@ def rows_notes(config: Config, rows: Mapping[str, Rows]) -> list[str]:
     none = {split: 0 for split in task.splits if not labelled(split)}
     other = other_sizes(task, none | {split: len(held) for split, held in rows.items()})
     said = {k: f"{k} {there:,} rows (GLUE has {size:,})" for k, (there, size) in other.items()}
+    for split, held in rows.items():
+        if not labelled(split) and split not in said and not _numbered(held):
+            said[split] = f"{split} with other ids than 0 to {len(held) - 1:,}, each once"
     scored = [text for split, text in said.items() if labelled(split)]
     submitted = [text for split, text in said.items() if not labelled(split)]
     notes = []
@@ -98,6 +103,11 @@ def rows_notes(config: Config, rows: Mapping[str, Rows]) -> list[str]:
     if submitted:
         notes.append(f"no predictions that dora.submit takes: {task.name} {', '.join(submitted)}")
     return notes
+
+
+def _numbered(rows: Rows) -> bool:
+    """Tells whether the ids are 0 to n - 1, each once; the server pairs rows by them."""
+    return np.array_equal(np.sort(rows.idx), np.arange(len(rows)))
 
 
 def beyond_notes(config: Config, train: int, steps: int) -> list[str]:

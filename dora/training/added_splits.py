@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from dora.data import npz
-from dora.data.predictions import as_npz, save, unpredicted
+from dora.data.predictions import as_npz, save, text_sums, unpredicted
 from dora.errors import UserError, reason
 from dora.preparing.prepare import Prepared
 from dora.records import artefacts
@@ -112,6 +112,7 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
     for split, values in logits.items():
         arrays |= {f"{which}/{split}/logits": values for which in whose}
         arrays[f"{split}/ids"] = p.rows[split].idx
+        arrays[f"{split}/texts"] = text_sums(p.rows[split])
     rows = {
         **record.data["data"]["rows"],
         **{split: len(values) for split, values in logits.items()},

@@ -17,7 +17,7 @@ from dora.adapters.plan import Plan
 from dora.adapters.result import as_stored
 from dora.backbones import backbone
 from dora.checked_files import tensor_shapes
-from dora.data.predictions import save
+from dora.data.predictions import save, text_sums
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed
 from dora.files import plainly, write_atomic
@@ -67,7 +67,11 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     if not s.world.main:
         return
     counts = _save_weights(p, loop, record)
-    save(record.folder / artefacts.PREDICTIONS, _arrays(s.reported, last_logits, best_logits))
+    arrays = _arrays(s.reported, last_logits, best_logits)
+    # The data's fingerprint does not cover AX: by these sums a mended AX.tsv is told from this one.
+    added = {k: rows for k, rows in p.rows.items() if k not in s.task.splits}
+    arrays |= {f"{split}/texts": text_sums(rows) for split, rows in added.items()}
+    save(record.folder / artefacts.PREDICTIONS, arrays)
     if plan is not None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
     params = {**record.data["params"], **counts}

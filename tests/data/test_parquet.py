@@ -57,6 +57,15 @@ def test_hub_training_labels_must_be_in_range(tmp_path):
     assert "labels run from -1 to -1; they must lie in 0..1" in found
 
 
+def test_a_copy_of_a_shard_does_not_pass_for_another_one(tmp_path):
+    folder = hub_rte(tmp_path) / "rte"
+    whole = (folder / "train-00000-of-00002.parquet").read_bytes()
+    (folder / "train-00001-of-00002.parquet").unlink()
+    (folder / "train-00000-copy-of-00002.parquet").write_bytes(whole)
+    (found,) = problems(read_hub, TASKS["rte"], tmp_path)
+    assert "train-00000-copy-of-00002.parquet: the name must end with -00000-of-00002" in found
+
+
 DEV = "rte/validation-00000-of-00001.parquet"
 ROW = {"sentence1": ["e"], "sentence2": ["f"], "label": [0], "idx": [0]}
 

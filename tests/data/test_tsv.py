@@ -227,7 +227,15 @@ def test_a_label_is_taken_as_glue_writes_it_alone(tmp_path, label):
     assert len(found) < 400
 
 
-def test_a_column_that_stands_twice_in_the_header_is_refused(tmp_path):
-    files = {**SST2, "SST-2/dev.tsv": "sentence\tlabel\tlabel\nx\t1\t0\n"}
+@pytest.mark.parametrize(
+    ("split", "text", "name"),
+    [
+        ("dev", "sentence\tlabel\tlabel\nx\t1\t0\n", "label"),
+        ("test", "index\tindex\tsentence\n0\t7\tx\n", "index"),
+    ],
+)
+def test_a_column_that_stands_twice_in_the_header_is_refused(tmp_path, split, text, name):
+    files = {**SST2, f"SST-2/{split}.tsv": text}
     (found,) = problems(read_dir, TASKS["sst2"], write(tmp_path, files))
-    assert f"{tmp_path / 'SST-2' / 'dev.tsv'}, line 1: 'label' stands twice in the header" in found
+    path = tmp_path / "SST-2" / f"{split}.tsv"
+    assert f"{path}, line 1: '{name}' stands twice in the header" in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ from runs import configure, run, small
         (
             {"dev_mm": 300},
             ["not GLUE's whole rows: mnli dev_mm 300 rows (GLUE has 9,832); tables say so; "],
+        ),
+        # One row too few, which is less than a thousandth of the split.
+        (
+            {"train": 392_701, "dev": 9_814},
+            [
+                "not GLUE's whole rows: mnli train 392,701 rows (GLUE has 392,702), "
+                "dev 9,814 rows (GLUE has 9,815); tables say so; "
+            ],
         ),
         (
             {"test": 9_795, "ax": 1_103},
@@ -45,6 +54,21 @@ def test_splits_that_are_not_whole_are_named(
     found = rows_notes(config, rows)
     assert [note[: len(text)] for note, text in zip(found, said, strict=True)] == said
     assert rows_notes(configure("task=mnli", "method=lora", "data=mini"), rows) == []
+
+
+def test_test_ids_that_the_server_does_not_have_are_named_before_training() -> None:
+    sizes = TASKS["rte"].sizes
+    rows = {k: Rows([""] * n, None, None, np.arange(n)) for k, n in sizes.items()}
+    config = configure("task=rte", "method=lora", "data=dir", "data.dir=glue")
+    right = np.arange(sizes["test"])[::-1]  # in any order
+    rows["test"] = replace(rows["test"], idx=right)
+    assert rows_notes(config, rows) == []
+    said = (
+        "no predictions that dora.submit takes: rte test with other ids than 0 to 2,999, each once"
+    )
+    for wrong in (right + 1, right // 2):  # from 1, and twice
+        rows["test"] = replace(rows["test"], idx=wrong)
+        assert rows_notes(config, rows) == [said]
 
 
 def test_settings_beyond_the_runs_rows_and_steps_are_told(tmp_path: Path) -> None:

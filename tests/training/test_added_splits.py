@@ -14,9 +14,9 @@ import torch
 
 from dora.cli.sweep import plan
 from dora.configuration.groups import DataConfig
-from dora.data.predictions import save
-from dora.data.sources import fingerprint
-from dora.data.tasks import TASKS
+from dora.data.predictions import save, unpredicted
+from dora.data.sources import fingerprint, read_dir
+from dora.data.tasks import AX, TASKS
 from dora.preparing import prepare
 from dora.records import artefacts
 from dora.records.lock import Lock
@@ -242,6 +242,31 @@ def test_an_ax_of_other_rows_is_predicted_anew_once_it_is_mended(
     assert (len(arrays(folder)["ax/ids"]), len(arrays(folder)["best/ax/logits"])) == (40, 40)
     assert "last/ax/logits" not in arrays(folder)
     assert record(tmp_path / "results")["data"]["rows"]["ax"] == 40
+
+
+def test_an_ax_of_other_texts_is_predicted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*WORDS, "method=lora", "max_steps=2", glue(tmp_path / "glue", ax=True))
+    ax = tmp_path / "glue" / "AX.tsv"
+    right = ax.read_text()
+    # The two texts of each row exchanged: ids, number of rows and size stay.
+    ax.write_text(right.replace("sentence1\tsentence2", "sentence2\tsentence1"))
+    run(small(tmp_path, *words))
+    wrong = arrays(only_run(tmp_path))
+    ax.write_text(right)
+    again(monkeypatch, *small_words(tmp_path, *words))
+    mended = arrays(only_run(tmp_path))
+    assert not np.allclose(mended["best/ax/logits"], wrong["best/ax/logits"], atol=1e-4)
+    monkeypatch.undo()
+    run(small(tmp_path, *words, "force=true"))
+    trained = arrays(only_run(tmp_path))
+    assert mended["best/ax/logits"].tobytes() == trained["best/ax/logits"].tobytes()
+    # Once is enough, also where an older file has no sums.
+    assert unpredicted(only_run(tmp_path), {"ax": read_dir(AX, tmp_path / "glue")["ax"]}) == []
+    old = {name: array for name, array in trained.items() if name != "ax/texts"}
+    save(only_run(tmp_path) / "predictions.npz", old)
+    assert unpredicted(only_run(tmp_path), {"ax": read_dir(AX, tmp_path / "glue")["ax"]}) == []
 
 
 def no_space(path: Path, arrays: object) -> None:
