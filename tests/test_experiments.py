@@ -152,8 +152,8 @@ MELORA_ROWS = table(MELORA, 5)
 
 
 def printed() -> dict[str, dict[str, float]]:
-    """Returns the settings that the papers print by experiment, of those that they print."""
-    found = {}
+    """Returns, by experiment, the settings that its paper prints."""
+    found: dict[str, dict[str, float]] = {}
     gpus = {(family, task): int(batch.split("x")[1]) for family, task, *_, batch, _ in LORA_ROWS}
     for family, text in TABLE_9.items():
         for task, lr, epochs, batch, length in table(text, 5):
