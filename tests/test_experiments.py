@@ -168,8 +168,8 @@ def printed() -> dict[str, dict[str, float]]:
         numbers = map(float, values)
         found[f"adalora_deberta_v3_base/{task}"] = dict(zip(keys, numbers, strict=True))
     # Table 9 again: the adapters with 0.8M on MNLI. Its warm-up is 0.06 in every row.
-    for name, epochs in (("houlsby", 10), ("pfeiffer", 5)):
-        found[f"{name}_roberta_large"] = {"lr": 3e-4, "epochs": epochs, "warmup": 0.06}
+    for name, passes in (("houlsby", 10), ("pfeiffer", 5)):
+        found[f"{name}_roberta_large"] = {"lr": 3e-4, "epochs": passes, "warmup": 0.06}
     # FedEx-LoRA's Table 7, one column for all tasks.
     numbers = {"lr": 1e-3, "batch_size": 128, "max_length": 512, "warmup": 0.6}
     numbers |= {"weight_decay": 0.01, "method.dropout": 0.1, "method.alpha": 8}
