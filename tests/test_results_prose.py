@@ -207,6 +207,24 @@ def test_what_dropout_does_at_the_longest_runs() -> None:
     )
 
 
+def test_what_sst2_gains_from_1800_to_5400_steps() -> None:
+    gains = {
+        name: against_zero(less(tiny(5400, "sst2", name), tiny(1800, "sst2", name)))
+        for name in ("dora", "adalora", "lora")
+    }
+    own = {name: shown(found).removeprefix("+") for name, found in gains.items()}
+    before, after = lead(1800, "sst2", "dora"), lead(5400, "sst2", "dora")
+    change = against_zero([b - a for a, b in zip(before, after, strict=True)])
+    full = against_zero(less(tiny(5400, "sst2", "full"), tiny(5400, "sst2", "lora")))
+    said(
+        "study_length.md",
+        f"On SST-2 DoRA gains {own['dora']} points, AdaLoRA {own['adalora']} and LoRA {own['lora']}; "
+        f"DoRA less LoRA changes by {change[0]:.1f} points (p {change[3]:.2f} by itself). There full "
+        f"fine-tuning is {shown(full).removeprefix('+')} points ahead of LoRA",
+    )
+    said("README.md", f"On SST-2 it changes by {shown(change)} in these steps")
+
+
 def test_runs_that_answer_with_one_class_are_counted() -> None:
     runs = [run for run in read_runs(RESULTS / "study_length") if run["config"]["task"] == "cola"]
     alike = [
