@@ -86,7 +86,7 @@ class Search:
     @property
     def all_equal(self) -> bool:
         """True if all rates have the same score: only losses tell them apart, if anything does."""
-        return len({self.mean(lr) for lr in self.scores}) == 1 < len(self.scores)
+        return len(self.ties(self.lr)) == len(self.scores) > 1
 
     @property
     def agreed(self) -> bool:
@@ -113,10 +113,10 @@ class Search:
 
         The default wins over a value that is only equal to it; without a setting it is None.
         """
-        best, most = self.default, self.mean(self.lr)
+        best, most = self.default, _compared(self.mean(self.lr))
         for value, by_seed in self.values.items():
-            if mean(by_seed) > most:
-                best, most = value, mean(by_seed)
+            if (score := _compared(mean(by_seed))) > most:
+                best, most = value, score
         return best
 
     @property
@@ -149,9 +149,13 @@ class Search:
         searched in the wrong direction. The loss is left out (0.0) unless it is known for every
         rate of this score.
         """
-        equal = [rate for rate in self.scores if self.mean(rate) == self.mean(lr)]
-        known = not any(math.isinf(self.loss(rate)) for rate in equal)
-        return self.mean(lr), -self.loss(lr) if known else 0.0
+        known = not any(math.isinf(self.loss(rate)) for rate in self.ties(lr))
+        return _compared(self.mean(lr)), -self.loss(lr) if known else 0.0
+
+    def ties(self, lr: float) -> list[float]:
+        """Returns the rates whose score equals that of `lr`, itself among them."""
+        score = _compared(self.mean(lr))
+        return [rate for rate in self.scores if _compared(self.mean(rate)) == score]
 
     def loss(self, lr: float) -> float:
         """Returns the mean held-out loss at a rate; ∞ where that of a run is not known."""
@@ -163,6 +167,15 @@ def mean(by_seed: BySeed) -> float:
     """Returns the mean score of one candidate, in points; −∞ if any of its runs has none."""
     held = [score for score in by_seed if score is not None]
     return statistics.fmean(held) if len(held) == len(by_seed) else -math.inf
+
+
+def _compared(score: float) -> float:
+    """Returns a mean score as it is compared with others: equal ones tie.
+
+    Points are 100 times a fraction, rounded, so that the means of 57 and 59 and of 58 and 58 may
+    differ in their last bits, which say nothing about a rate.
+    """
+    return round(score, 9)
 
 
 def length(config: Mapping[str, Any]) -> str:

@@ -21,6 +21,15 @@ def test_of_values_that_are_equal_the_default_wins() -> None:
     assert (search.value, search.best) == (0.1, 60.0)
 
 
+def test_equal_means_tie_whatever_the_last_bits_of_their_scores() -> None:
+    # 100 times a fraction is rounded: by the last bit 2e-3, the first, would be the better one.
+    first, second = (100 * 0.57, 100 * 0.59), (100 * 0.58, 100 * 0.58)
+    assert sum(first) != sum(second)
+    scores = {1e-3: second, 2e-3: first}
+    search = search_at("m", "rte", "dora", "r2", (1, 2), scores, {}, "dem", 0.1, {0.3: first})
+    assert (search.lr, search.value, search.all_equal) == (1e-3, 0.1, True)
+
+
 def test_a_search_is_named_by_the_length_that_its_runs_were_given(tmp_path: Path) -> None:
     federated = ["method=fedit", "fed.rounds=4", "max_steps=null"]
     lengths = {"lora": "24 steps", "full": "2 epochs", "fedit": "4 rounds"}

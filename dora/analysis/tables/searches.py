@@ -65,7 +65,7 @@ def _cells(s: Search) -> list[str]:
     `dem 0.3: 7.8` for each value of the method's own setting; in bold if it is chosen.
     """
     cells = []
-    equals = [lr for lr in s.scores if s.mean(lr) == s.mean(s.lr)]
+    equals = s.ties(s.lr)
     for lr in sorted(s.scores):
         text = f"{lr:g}: {_points(s.scores[lr])}"
         if lr in equals and len(equals) > 1 and not math.isinf(s.loss(lr)):
