@@ -146,7 +146,8 @@ def test_a_change_with_the_length_is_the_t_test_of_its_paired_differences() -> N
     low, high = test.confidence_interval()
     change = statistics.fmean(lead[5400]) - statistics.fmean(lead[1800])
     text = (RESULTS / "study_length.md").read_text()
-    (line,) = re.findall(r"^\| CoLA Mcc +\| DoRA − LoRA +\|.*$", text, re.MULTILINE)
+    block = text.partition("<!-- changes study_length -->")[2].partition("<!-- end -->")[0]
+    (line,) = re.findall(r"^\| CoLA Mcc +\| DoRA − LoRA +\|.*$", block, re.MULTILINE)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[3:5] == [f"{statistics.fmean(lead[steps]):+.1f}" for steps in (1800, 5400)]
     assert cells[7] == f"{change:+.1f} [{low:+.1f}, {high:+.1f}]"

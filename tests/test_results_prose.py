@@ -178,31 +178,40 @@ def test_what_one_seed_of_a_search_decides_is_what_both_choices_score() -> None:
 
 def test_what_dropout_does_at_the_longest_runs() -> None:
     """The typed table, and the sentences on it: two methods with and without dropout."""
-    bare, with_it = {}, {}
-    for name in ("lora", "dora"):
-        studied = tiny(5400, "sst2", name)
-        other = tiny(5400, "sst2", name, "study_length/variants/sst2_longest")
-        bare[name], with_it[name] = (studied, other) if name == "lora" else (other, studied)
     text = (RESULTS / "study_length.md").read_text()
-    gains = {name: less(with_it[name], bare[name]) for name in bare}
-    for title, name in (("LoRA", "lora"), ("DoRA", "dora")):
-        means = (statistics.fmean(by.values()) for by in (bare[name], with_it[name]))
-        cells = (*(f"{mean:.1f}" for mean in means), shown(against_zero(gains[name])))
-        assert f"| {title} | {' | '.join(cells)} |" in text
-    leads = [against_zero(less(by["dora"], by["lora"])) for by in (bare, with_it)]
-    assert f"| DoRA − LoRA | {shown(leads[0])} | {shown(leads[1])} | |" in text
-    both = against_zero([statistics.fmean(pair) for pair in zip(*gains.values(), strict=True)])
+    leads, gains = {}, {}
+    for title, task in (("SST-2 acc", "sst2"), ("CoLA Mcc", "cola")):
+        folder = f"study_length/variants/{task}_longest"
+        bare = {"lora": tiny(5400, task, "lora"), "dora": tiny(5400, task, "dora", folder)}
+        dropped = {"lora": tiny(5400, task, "lora", folder), "dora": tiny(5400, task, "dora")}
+        gains[task] = {name: less(dropped[name], bare[name]) for name in bare}
+        for method, name in (("LoRA", "lora"), ("DoRA", "dora")):
+            means = (statistics.fmean(by.values()) for by in (bare[name], dropped[name]))
+            cells = (*(f"{mean:.1f}" for mean in means), shown(against_zero(gains[task][name])))
+            assert f"| {title} | {method} | {' | '.join(cells)} |" in text
+        leads[task] = [against_zero(less(by["dora"], by["lora"])) for by in (bare, dropped)]
+        assert f"| {title} | DoRA − LoRA | {' | '.join(map(shown, leads[task]))} | |" in text
+        # "at equal dropout no difference is shown on either task"
+        assert min(found[3] for found in leads[task]) > 0.05
+    both = against_zero(
+        [statistics.fmean(pair) for pair in zip(*gains["sst2"].values(), strict=True)]
+    )
     said(
         "study_length.md",
         f"dropout gains {shown(both)[1:]} points on average over both methods (p {both[3]:.3f})",
+        f"DoRA that may gain by it (p {against_zero(gains['cola']['dora'])[3]:.2f} by itself): "
+        f"without dropout it is behind LoRA, by {-leads['cola'][0][0]:.1f} points",
     )
-    studied = against_zero(lead(5400, "sst2", "dora"))
-    behind = against_zero(less(with_it["lora"], with_it["dora"]))
+    studied, cola = (against_zero(lead(5400, task, "dora")) for task in ("sst2", "cola"))
+    less_dora = tuple(-value for value in leads["sst2"][1][:3])
+    behind = shown((less_dora[0], less_dora[2], less_dora[1], 0.0))
     said(
         "README.md",
         f"on SST-2 DoRA is {studied[0]:.1f} points ahead (p {studied[3]:.3f} by itself",
-        f"LoRA with the same dropout scores {shown(behind)[1:]} points more than DoRA, and without "
-        f"dropout DoRA is {leads[0][0]:.1f} ahead",
+        f"LoRA with the same dropout scores {behind[1:]} points more than DoRA, and without "
+        f"dropout DoRA is {leads['sst2'][0][0]:.1f} ahead",
+        f"On CoLA DoRA is {cola[0]:.1f} points ahead and AdaLoRA",
+        f"without dropout DoRA is {-leads['cola'][0][0]:.1f} behind",
         f"dropout is worth {shown(both)[1:]} points to LoRA and DoRA",
     )
 
